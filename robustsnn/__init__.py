@@ -1,0 +1,1 @@
+"""robustsnn: measure and improve the adversarial robustness of spiking neural networks."""
