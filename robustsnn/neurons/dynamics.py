@@ -1,0 +1,110 @@
+"""What a spiking neuron computes, read off any IF, LIF or parametric-LIF node of SpikingJelly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from spikingjelly.activation_based import neuron
+from torch import Tensor
+
+from robustsnn.errors import RobustSNNError
+
+IF, LIF, PLIF = "if", "lif", "plif"
+_KINDS: dict[type, str] = {neuron.IFNode: IF, neuron.LIFNode: LIF, neuron.ParametricLIFNode: PLIF}
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """The forward pass of one neuron layer; an attack reads it and never changes it.
+
+    With potential ``v`` and current ``x`` the potential before reset is
+
+    * IF: ``m = v + x``
+    * LIF, PLIF with ``decay_input``: ``m = v + (x - (v - r)) * w``
+    * LIF, PLIF without: ``m = v - (v - r) * w + x``
+
+    where ``w = 1/tau`` and ``r`` is ``v_reset`` (0 for soft reset). The neuron fires at ``m >= v_threshold``; then
+    ``v`` is set to ``v_reset`` (hard) or lowered by ``v_threshold`` (soft, ``v_reset is None``).
+    """
+
+    kind: str
+    v_threshold: float
+    v_reset: float | None
+    v_init: float
+    detach_reset: bool
+    tau: float = 1.0
+    decay_input: bool = False
+    w: Tensor | None = None
+    """PLIF only: the trainable scalar whose logistic function is ``1/tau``."""
+
+    @property
+    def soft_reset(self) -> bool:
+        """True where a spike lowers the potential by the threshold, False where it sets it to ``v_reset``."""
+        return self.v_reset is None
+
+    @property
+    def rest(self) -> float:
+        """The potential towards which the membrane leaks."""
+        return 0.0 if self.v_reset is None else self.v_reset
+
+    @property
+    def rate(self) -> float | Tensor:
+        """``w = 1/tau``: how fast the membrane leaks; 0 for IF."""
+        if self.kind == IF:
+            return 0.0
+        return torch.sigmoid(self.w) if self.w is not None else 1.0 / self.tau
+
+    @property
+    def leak(self) -> float | Tensor:
+        """Factor on the old potential in one step (1 for IF); `gradients` calls it the plain leak."""
+        return 1.0 - self.rate
+
+    @property
+    def input_gain(self) -> float | Tensor:
+        """Factor on the current in one step: ``w`` with ``decay_input``, else 1."""
+        return self.rate if self.kind != IF and self.decay_input else 1.0
+
+
+def is_supported(module: object) -> bool:
+    """Whether ``module`` is a neuron whose dynamics robustsnn knows exactly (subclasses that change them are not)."""
+    return _kind(module) is not None
+
+
+def dynamics_of(node: object) -> Dynamics:
+    """Dynamics of a SpikingJelly ``IFNode``, ``LIFNode``, ``ParametricLIFNode`` or of robustsnn's own nodes.
+
+    Raises:
+        RobustSNNError: for any other neuron, or one in the non-spiking (primitive) mode of its surrogate.
+    """
+    kind = _kind(node)
+    if kind is None:
+        raise RobustSNNError(
+            f"the dynamics of {type(node).__name__} are not known to robustsnn; gradient rules need IFNode, LIFNode or "
+            "ParametricLIFNode (not subclasses with other dynamics). Attack such a network with its own gradient."
+        )
+    assert isinstance(node, neuron.BaseNode)
+    if not getattr(node.surrogate_function, "spiking", True):
+        raise RobustSNNError(
+            f"{type(node).__name__} is in non-spiking mode (surrogate_function.spiking is False) and would not fire; "
+            "call surrogate_function.set_spiking_mode(True)"
+        )
+    rest = 0.0 if node.v_reset is None else node.v_reset
+    return Dynamics(
+        kind=kind,
+        v_threshold=float(node.v_threshold),
+        v_reset=node.v_reset,
+        v_init=float(getattr(node, "v_init", rest)),
+        detach_reset=node.detach_reset,
+        tau=float(getattr(node, "tau", 1.0)),
+        decay_input=bool(getattr(node, "decay_input", False)),
+        w=node.w if kind == PLIF else None,
+    )
+
+
+def _kind(module: object) -> str | None:
+    for base, kind in _KINDS.items():
+        if isinstance(module, base):
+            same = type(module).single_step_functional_forward is base.single_step_functional_forward
+            return kind if same else None
+    return None

@@ -1,0 +1,73 @@
+"""How the neurons of a network run during one forward pass: over a folded time axis, with a given backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MethodType
+
+from spikingjelly.activation_based import neuron
+from torch import Tensor, nn
+
+from robustsnn.errors import RobustSNNError
+from robustsnn.neurons.dynamics import dynamics_of, is_supported
+from robustsnn.neurons.multistep import multistep
+from robustsnn.neurons.slopes import slope_of
+
+NeuronStep = Callable[[neuron.BaseNode, Tensor, int], Tensor]
+"""What a neuron does with its currents: ``(node, currents [T or 1, N, ...], T) -> outputs [T, N, ...]``."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One stateless run: T steps, the layout of time, and what each neuron does."""
+
+    time_steps: int
+    step: NeuronStep
+    folded: bool = True
+    """True: tensors between layers are ``[T*N, ...]``, time-major. False: ``[T, N, ...]`` (SpikingJelly's multi-step)."""
+
+    def __call__(self, node: neuron.BaseNode, x: Tensor) -> Tensor:
+        """Output of ``node`` for the input it gets inside the network."""
+        if not self.folded:
+            return self.step(node, x, self.time_steps)
+        if len(x) % self.time_steps:
+            raise RobustSNNError(
+                f"a neuron got {len(x)} folded frames, which is not a multiple of time_steps={self.time_steps}; "
+                "layers between neurons must keep the leading (time * batch) axis"
+            )
+        out = self.step(node, x.view(self.time_steps, -1, *x.shape[1:]), self.time_steps)
+        return out.flatten(0, 1)
+
+
+_current: ContextVar[Execution | None] = ContextVar("robustsnn_execution", default=None)
+
+
+def current() -> Execution | None:
+    """The run in which the caller's forward pass takes place, or None outside of `executing`."""
+    return _current.get()
+
+
+def own_step(node: neuron.BaseNode, x_seq: Tensor, time_steps: int) -> Tensor:
+    """A neuron as trained: fresh state, its own surrogate and reset handling."""
+    return multistep(x_seq, dynamics_of(node), slope_of(node.surrogate_function), time_steps=time_steps)[0]
+
+
+@contextmanager
+def executing(net: nn.Module, execution: Execution) -> Iterator[None]:
+    """Let every neuron of ``net`` run by ``execution``; SpikingJelly's own nodes get their forward back on leaving."""
+    foreign = [m for m in net.modules() if isinstance(m, neuron.BaseNode) and not getattr(m, "runs_folded", False)]
+    for node in foreign:
+        if not is_supported(node):
+            dynamics_of(node)  # raises and says why
+    token = _current.set(execution)
+    try:
+        for node in foreign:
+            node.forward = MethodType(lambda self, x: execution(self, x), node)
+        yield
+    finally:
+        _current.reset(token)
+        for node in foreign:
+            node.__dict__.pop("forward", None)

@@ -1,0 +1,105 @@
+"""One layer of spiking neurons over all time steps: a single node of the autograd graph."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from robustsnn.neurons import compiled, stepwise
+from robustsnn.neurons.dynamics import PLIF, Dynamics
+from robustsnn.neurons.slopes import Slope
+
+
+def multistep(
+    x_seq: Tensor,
+    dynamics: Dynamics,
+    slope: Slope,
+    *,
+    time_steps: int | None = None,
+    detach_reset: bool | None = None,
+    v: Tensor | None = None,
+    loops: ModuleType | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Spikes of T steps and the potential after the last, differentiable once by back-propagation through time.
+
+    Args:
+        x_seq: currents ``[T, N, ...]``; ``[1, N, ...]`` with ``time_steps`` for a current that is constant in time.
+        dynamics: what the neurons compute.
+        slope: stand-in for the derivative of the spike.
+        time_steps: number of steps; the length of ``x_seq`` unless given.
+        detach_reset: whether the reset is cut from the graph; the neuron's own choice unless given.
+        v: potential before the first step ``[N, ...]``; ``dynamics.v_init`` everywhere unless given.
+        loops: `compiled` or `stepwise`; the fastest that takes the tensor unless given.
+
+    Returns:
+        spikes ``[T, N, ...]`` and potential ``[N, ...]``. Only tensors of the size of ``x_seq`` are kept for backward.
+    """
+    steps = len(x_seq) if time_steps is None else time_steps
+    cut = dynamics.detach_reset if detach_reset is None else detach_reset
+    loops = loops or (compiled if compiled.supports(x_seq) else stepwise)
+    return _MultiStep.apply(x_seq, v, dynamics.w, dynamics, slope, steps, not cut, loops)  # type: ignore[no-any-return]
+
+
+class _MultiStep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_seq: Tensor,
+        v: Tensor | None,
+        w: Tensor | None,
+        dynamics: Dynamics,
+        slope: Slope,
+        steps: int,
+        through_reset: bool,
+        loops: ModuleType,
+    ) -> tuple[Tensor, Tensor]:
+        x_seq = x_seq.contiguous()
+        start = torch.full_like(x_seq[0], dynamics.v_init) if v is None else v.detach().clone().contiguous()
+        keep = any(ctx.needs_input_grad)
+        initial = start.clone() if ctx.needs_input_grad[2] else None
+        s, m = loops.forward(x_seq, steps, start, dynamics, keep)
+        if keep:
+            ctx.save_for_backward(m, *([initial] if initial is not None else []))
+            ctx.dynamics, ctx.slope, ctx.through_reset, ctx.loops = dynamics, slope, through_reset, loops
+            ctx.static = len(x_seq) == 1 and steps > 1
+            ctx.set_materialize_grads(False)
+        return s, start
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_s: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
+        m, *initial = ctx.saved_tensors
+        dynamics: Dynamics = ctx.dynamics
+        grad_s = torch.zeros_like(m) if grad_s is None else grad_s.contiguous()
+        adjoint = torch.zeros_like(m[0]) if grad_v is None else grad_v.contiguous().clone()
+        static = ctx.static and not initial
+        dx = ctx.loops.backward(grad_s, m, adjoint, dynamics, ctx.slope, ctx.through_reset, static)
+        dw = None
+        if initial:
+            dw = _gradient_of_w(dx, m, initial[0], dynamics)
+            if ctx.static:
+                dx = dx.sum(0, keepdim=True)
+        dv = adjoint if ctx.needs_input_grad[1] else None
+        return dx if ctx.needs_input_grad[0] else None, dv, dw, None, None, None, None, None
+
+
+def _gradient_of_w(dx: Tensor, m: Tensor, initial: Tensor, dynamics: Dynamics) -> Tensor:
+    """Gradient at the trainable scalar of a parametric LIF: sum over steps of dm times the derivative of the charge."""
+    assert dynamics.kind == PLIF
+    rate = dynamics.rate
+    assert dynamics.w is not None
+    assert isinstance(rate, Tensor)
+    rate = rate.detach()
+    after = torch.where(
+        m >= dynamics.v_threshold, m - dynamics.v_threshold if dynamics.soft_reset else dynamics.rest, m
+    )
+    old = torch.cat([initial[None], after[:-1]])
+    if dynamics.decay_input:  # m = old + (x - (old - rest)) * rate, and dx = rate * dm
+        total = (dx / rate * (m - old) / rate).sum()
+    else:
+        total = -(dx * (old - dynamics.rest)).sum()
+    return (total * rate * (1 - rate)).reshape(dynamics.w.shape)

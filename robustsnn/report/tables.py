@@ -1,0 +1,138 @@
+"""A run in the terminal: one compact main table, the conversions over time, the gradients, and the warnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from robustsnn.report.finding import finding
+from robustsnn.report.formatting import (
+    MISSING,
+    finite,
+    format_eps,
+    format_interval,
+    format_norm,
+    format_number,
+    format_percent,
+    format_significant,
+    plain,
+    shorten,
+    title_of,
+)
+from robustsnn.report.loading import Results, checked
+from robustsnn.report.selection import MainBlock, main_blocks, main_columns
+
+
+def print_summary(results: Results, console: Console) -> None:
+    """Print the finding, the main table, the conversion table, the gradient table and the warnings.
+
+    Args:
+        results: the contents of ``results.json``; parts that are missing are left out.
+        console: where to print; tables fit in 80 columns unless names are long.
+
+    Raises:
+        RobustSNNError: if the results are malformed.
+    """
+    results = checked(results)
+    if not results["complete"]:
+        console.print(Text("This run is not complete: figures may be missing.", style="bold yellow"))
+    console.print(Text(" ".join(finding(results))))
+    for block in main_blocks(results):
+        console.print()
+        console.print(main_table(results, block))
+    for table in (conversion_table(results), gradient_table(results)):
+        if table:
+            console.print()
+            console.print(table)
+    for warning in results["warnings"]:
+        console.print(Padding(Text(f"Warning: {plain(warning)}", style="yellow"), (1, 0, 0, 0)))
+
+
+def main_table(results: Results, block: MainBlock) -> Table:
+    """Return the main table at one budget: accuracies in percent, the gap in points with its interval."""
+    table = _table(f"Accuracy (%) at ε = {format_eps(block.eps)}, {format_norm(block.norm)}")
+    table.add_column("model", overflow="fold", min_width=10)
+    columns = main_columns(results)
+    for column in ("clean", "random", *columns, "worst"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("gap (points)", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    for row in block.rows:
+        rates = [row.clean, row.random, *(row.attacks[c] for c in columns), row.worst]
+        gap = f"{format_percent(row.gap['value'])} {format_interval(row.gap)}" if row.gap else MISSING
+        sizes = {rate["n"] for rate in rates if rate}
+        cells = [_percent(rate) for rate in rates] + [gap, "/".join(str(n) for n in sorted(sizes)) or MISSING]
+        table.add_row(_name(row.title), *cells)
+    table.caption = "random: strongest noise; FGSM, PGD, APGD: worst rule; worst: per image over all attacks"
+    return table
+
+
+def conversion_table(results: Results) -> Table | None:
+    """Return the accuracy of converted models over the number of time steps, or None without conversions."""
+    conversions = [c for c in results["conversions"] if c["over_time"]]
+    if not conversions:
+        return None
+    steps = sorted({int(point["time_steps"]) for c in conversions for point in c["over_time"]})
+    table = _table("Conversion: accuracy (%) over time steps T")
+    table.add_column("model (method)", overflow="fold", min_width=10)
+    for header in ("ANN", "quantised", *(f"T={t}" for t in steps), "n"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for c in conversions:
+        at = {int(point["time_steps"]): point["accuracy"] for point in c["over_time"]}
+        n = next((rate["n"] for rate in [c["ann"], *at.values()] if rate), None)
+        table.add_row(
+            _name(f"{plain(c['model'])} ({plain(c['method'])})"),
+            *(_percent(rate) for rate in [c["ann"], c["quantised"], *(at.get(t) for t in steps)]),
+            MISSING if n is None else str(n),
+        )
+    return table
+
+
+def gradient_table(results: Results) -> Table | None:
+    """Return the input gradients' size, sparsity and adversarial-to-random ratio, or None without gradients."""
+    rows = [(model, gradients) for model in results["models"] for gradients in model["gradients"]]
+    if not rows:
+        return None
+    table = _table("Input gradients (mean over images; ratio: median)")
+    table.add_column("model", overflow="fold", min_width=10)
+    table.add_column("rule", overflow="fold")
+    for header in ("‖g‖₁", "zeros %", "all zero %", "ratio", "bounds", "n"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for model, g in rows:
+        first = g["ratio"][0] if g["ratio"] else {}
+        lower, upper = first.get("lower_bound", 3.0), middle(first.get("upper_bound"))
+        table.add_row(
+            _name(title_of(model)),
+            _name(g["rule"]),
+            format_significant(g["l1"]["mean"]) if g["l1"] else MISSING,
+            format_percent(g["zero_share"]["mean"]) if g["zero_share"] else MISSING,
+            _percent(g["all_zero"]),
+            format_number(middle(first.get("predicted")), 1),
+            f"{format_number(lower, 0)} to {format_number(upper, 0)}" if upper is not None else MISSING,
+            str(g.get("n", MISSING)),
+        )
+    table.caption = "ratio 3‖g‖₁²/‖g‖₂²: how much more an attacker than uniform noise moves the output, squared"
+    return table
+
+
+def middle(figure: Any) -> float | None:
+    """Return the median of a summary, or the number itself."""
+    return finite(figure.get("median")) if isinstance(figure, dict) else finite(figure)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", caption_justify="left", box=None, pad_edge=False
+    )
+
+
+def _percent(rate: dict[str, Any] | None) -> str:
+    return format_percent(rate["value"]) if rate else MISSING
+
+
+def _name(name: object) -> Text:
+    return Text(shorten(name, 60))
