@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from spikingjelly.activation_based import base, neuron
+from spikingjelly.activation_based import base, layer, neuron
 from torch import Tensor, nn
 
 from robustsnn.encoding import Encoder, build_encoder
 from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.neurons.execution import Execution, NeuronStep, executing, own_step
+from robustsnn.neurons.nodes import IF
 from robustsnn.readout import Readout, build_readout
 
 LAYOUTS = ("folded", "multi", "single")
@@ -70,12 +72,8 @@ class SpikingClassifier(nn.Module):
         self.layout = _layout_of(net) if layout == "auto" else layout
         if self.layout not in LAYOUTS:
             raise UnknownNameError("layout", layout, [*LAYOUTS, "auto"])
-        self.normalize = None if normalize is None else (tuple(normalize[0]), tuple(normalize[1]))
+        self.normalize = None if normalize is None else _checked(normalize)
         mean, std = ((0.0,), (1.0,)) if self.normalize is None else self.normalize
-        if len(mean) != len(std) or min(std) <= 0:
-            raise RobustSNNError(
-                f"normalize must be (mean, std) of equal length with positive std, got mean {mean} and std {std}"
-            )
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -128,7 +126,8 @@ class SpikingClassifier(nn.Module):
         channels = images.shape[1]
         if len(self.mean) not in (1, channels):
             raise RobustSNNError(f"normalize is given for {len(self.mean)} channels, the images have {channels}")
-        return (frames - self.mean) / self.std
+        per_channel = (-1, *[1] * (images.dim() - 2))
+        return (frames - self.mean.view(per_channel)) / self.std.view(per_channel)
 
     def run(self, frames: Tensor, step: NeuronStep, time_steps: int | None = None) -> Tensor:
         """Outputs ``[T, N, K]`` with every neuron doing ``step``; stateless, for gradient rules and analyses.
@@ -140,7 +139,12 @@ class SpikingClassifier(nn.Module):
         """
         steps = self.time_steps if time_steps is None else time_steps
         execution = Execution(steps, step, folded=self.layout != "multi")
-        with executing(self.net, execution):
+        if self.layout == "single" and any(_depends_on_batch(module) for module in self.net.modules()):
+            raise RobustSNNError(
+                "batch norm or dropout in training mode works on one step at a time in a single-step network, which a "
+                "gradient rule would change; call .eval() first, or use a multi-step network"
+            )
+        with self._fresh(), executing(self.net, execution):
             if self.layout == "multi":
                 outputs = self.net(frames.expand(steps, *frames.shape) if self.encoder.static else frames)
             elif self.encoder.static:
@@ -154,9 +158,17 @@ class SpikingClassifier(nn.Module):
         return frames.expand(self.time_steps, *frames.shape) if self.encoder.static else frames
 
     def _run_in_own_layout(self, frames: Tensor) -> Tensor:
+        with self._fresh():
+            return self.net(frames) if self.layout == "multi" else _stepwise(self.net, frames)
+
+    @contextmanager
+    def _fresh(self) -> Iterator[None]:
+        if self.layout == "folded":  # keeps no state
+            yield
+            return
         reset_states(self.net)
         try:
-            return self.net(frames) if self.layout == "multi" else _stepwise(self.net, frames)
+            yield
         finally:
             reset_states(self.net)
 
@@ -172,6 +184,7 @@ class GradientView(nn.Module):
         super().__init__()
         self.model = model
         self.rule = rule
+        self.training = model.training  # attack libraries read the flag here and put it back on every module
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[N, K]``, the model's own values; where a graph is asked for, with the rule's gradient."""
@@ -194,11 +207,9 @@ def reset_states(net: nn.Module) -> None:
 
 
 def _layout_of(net: nn.Module) -> str:
-    modes = {
-        module.step_mode
-        for module in net.modules()
-        if isinstance(module, base.StepModule) and not getattr(module, "runs_folded", False)
-    }
+    stepping = [module for module in net.modules() if isinstance(module, base.StepModule)]
+    foreign = any(not getattr(module, "runs_folded", False) for module in stepping)
+    modes = {module.step_mode for module in stepping} if foreign else set()
     if len(modes) > 1:
         raise RobustSNNError(
             "the network mixes SpikingJelly modules in single-step and multi-step mode; call "
@@ -206,7 +217,7 @@ def _layout_of(net: nn.Module) -> str:
         )
     if modes:
         return "multi" if modes == {"m"} else "single"
-    if any(getattr(module, "runs_folded", False) for module in net.modules()):
+    if stepping:
         return "folded"
     raise RobustSNNError(
         "the network has no spiking neuron that robustsnn knows; build it with robustsnn.neurons or SpikingJelly nodes, "
@@ -234,6 +245,18 @@ def _single_steps(net: nn.Module) -> Iterator[None]:
             node._memories.update(memory)
 
 
+def _checked(normalize: tuple[Sequence[float], Sequence[float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    try:
+        mean, std = (tuple(float(value) for value in part) for part in normalize)
+    except (TypeError, ValueError):
+        mean, std = (), ()
+    if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise RobustSNNError(
+            f"normalize must be (mean, std), two lists with one number per channel, all std above 0; got {normalize!r}"
+        )
+    return mean, std
+
+
 def _repeat(x: Tensor, steps: int) -> Tensor:
     return x.expand(steps, *x.shape).reshape(-1, *x.shape[1:])
 
@@ -243,12 +266,12 @@ def _lift(module: nn.Module, x: Tensor, execution: Execution) -> tuple[Tensor, b
 
     Returns its output and whether time has entered, so that the output is folded ``[T*N, ...]``.
     """
-    if isinstance(module, neuron.BaseNode):
+    if isinstance(module, neuron.BaseNode) and not _is_watched(module):
         return execution.step(module, x.unsqueeze(0), execution.time_steps).flatten(0, 1), True
     inner = list(module.modules())
     if not any(isinstance(m, neuron.BaseNode) for m in inner) and not any(_depends_on_batch(m) for m in inner):
         return module(x), False
-    if type(module) is nn.Sequential and not (module._forward_hooks or module._forward_pre_hooks):
+    if type(module) is nn.Sequential and not _has_hooks(module):
         lifted = False
         for child in module:
             if lifted:
@@ -260,5 +283,14 @@ def _lift(module: nn.Module, x: Tensor, execution: Execution) -> tuple[Tensor, b
 
 
 def _depends_on_batch(module: nn.Module) -> bool:
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, layer.Dropout)
     return module.training and isinstance(module, kinds)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
+def _is_watched(node: neuron.BaseNode) -> bool:
+    return _has_hooks(node) or type(node).forward not in (neuron.BaseNode.forward, IF.forward)

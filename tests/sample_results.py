@@ -224,7 +224,7 @@ def _fake_gradients(rule: str, n: int, half_adv: float, rng: np.random.Generator
         "l1": summary(l1).as_dict(),
         "l2": summary(l2).as_dict(),
         "zero_share": summary(zero_share).as_dict(),
-        "all_zero": rate(3 if rule == "bptt" else 0, n).as_dict(),
+        "all_zero": rate(min(3, n) if rule == "bptt" else 0, n).as_dict(),
         "ratio": [
             {
                 "eps": eps,

@@ -161,7 +161,7 @@ def _labels(labels: np.ndarray, key: str) -> torch.Tensor:
 
 
 def _class_names(names: np.ndarray) -> tuple[str, ...]:
-    if names.dtype.kind != "U" or names.ndim != 1 or names.size > MAX_CLASSES:
+    if names.dtype.kind != "U" or names.ndim != 1:
         raise RobustSNNError(
             f"class_names is {names.dtype} of shape {names.shape}; expected one string a class; save a list of strings."
         )

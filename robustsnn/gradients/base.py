@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
@@ -19,6 +20,11 @@ from robustsnn.neurons.slopes import Slope
 
 _ROUNDING = 1e-4
 """Largest difference, relative to the largest value, at which a replayed frame counts as the mean of T frames."""
+
+_KINK = re.compile(
+    "(Mkldnn|Cudnn|Adaptive|Fractional)*Max|Min|Amax|Amin|Relu|LeakyRelu|Prelu|Hard|Threshold|Clamp|Abs|Where|Sort|Topk"
+)
+"""Piecewise linear nodes of autograd: on tied spikes they agree with the mean frame in value but not in gradient."""
 
 
 class TemporalRule(ABC):
@@ -66,20 +72,20 @@ class RateRule(ABC):
 
     def logits(self, model: SpikingClassifier, images: Tensor) -> Tensor:
         """Logits of the model, differentiated by this rule."""
+        frames = model.encode(images)
         if self.single_frame and self._replays(model):
             try:
-                return self._single_frame_logits(model, images)
+                return self._single_frame_logits(model, frames)
             except _NotAffineError:
                 self._not_affine.add(model)
-        return model.readout(model.run(model.encode(images), self._step))
+        return model.readout(model.run(frames, self._step))
 
     def _replays(self, model: SpikingClassifier) -> bool:
         linear_readout = model.readout.per_step is not None
         return linear_readout and model not in self._not_affine and is_affine_between_neurons(model.net)
 
-    def _single_frame_logits(self, model: SpikingClassifier, images: Tensor) -> Tensor:
+    def _single_frame_logits(self, model: SpikingClassifier, frames: Tensor) -> Tensor:
         assert model.readout.per_step is not None
-        frames = model.encode(images)
         mean_frame = frames if model.encoder.static else frames.mean(0, keepdim=True)
         notes: defaultdict[nn.Module, deque[tuple[Tensor, Tensor, Tensor]]] = defaultdict(deque)
 
@@ -97,6 +103,7 @@ class RateRule(ABC):
             values = model.readout(model.run(frames, note))
         replayed = model.run(mean_frame, replay, time_steps=1)[0] * model.readout.per_step(model.time_steps)
         _check_same(replayed, values)
+        _check_no_kinks(replayed)
         return _Valued.apply(replayed, values)  # type: ignore[no-any-return]
 
     def _run(self, dynamics: Dynamics, x_seq: Tensor, time_steps: int) -> tuple[Tensor, Tensor]:
@@ -115,8 +122,22 @@ class _NotAffineError(Exception):
 
 
 def _check_same(replayed: Tensor, mean: Tensor) -> None:
+    if not mean.numel():
+        return
     if not (replayed.detach() - mean).abs().amax() <= _ROUNDING * mean.abs().amax():
         raise _NotAffineError
+
+
+def _check_no_kinks(replayed: Tensor) -> None:
+    seen, stack = set(), [replayed.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if _KINK.match(node.name()):
+            raise _NotAffineError
+        stack += [following for following, _ in node.next_functions]
 
 
 class _Gated(torch.autograd.Function):

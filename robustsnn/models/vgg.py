@@ -21,11 +21,12 @@ def vgg11(
     Each convolution is 3x3 with batch norm and a neuron; AP halves the image by averaging. On 32x32 images the flattened
     size is 512 * 16. ``width`` scales every channel count and ``hidden``.
     """
-    layers, channels, size = [], image_shape[0], min(image_shape[1:])
+    layers: list[nn.Module] = []
+    channels, height, size = image_shape
     for entry in _PLANS["vgg11"]:
         if isinstance(entry, str):
             layers.append(nn.AvgPool2d(2))
-            size //= 2
+            height, size = height // 2, size // 2
             continue
         out = max(1, round(entry * width))
         layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), neuron()]
@@ -34,7 +35,7 @@ def vgg11(
     net = nn.Sequential(
         *layers,
         nn.Flatten(),
-        nn.Linear(channels * size * size, units),
+        nn.Linear(channels * height * size, units),
         neuron(),
         nn.Linear(units, units),
         neuron(),

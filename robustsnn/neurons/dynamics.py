@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from spikingjelly.activation_based import neuron
+from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor
 
 from robustsnn.errors import RobustSNNError
 
 IF, LIF, PLIF = "if", "lif", "plif"
+_OWN_STEP = ("single_step_functional_forward", "multi_step_functional_forward")
+_OWN_FORWARD = ("forward", "single_step_forward", "multi_step_forward")
+_NOT_A_STEP = (surrogate.MultiLevelSpikeCount, surrogate.PoissonPass)
 _KINDS: dict[type, str] = {neuron.IFNode: IF, neuron.LIFNode: LIF, neuron.ParametricLIFNode: PLIF}
 
 
@@ -75,7 +78,7 @@ def dynamics_of(node: object) -> Dynamics:
     """Dynamics of a SpikingJelly ``IFNode``, ``LIFNode``, ``ParametricLIFNode`` or of robustsnn's own nodes.
 
     Raises:
-        RobustSNNError: for any other neuron, or one in the non-spiking (primitive) mode of its surrogate.
+        RobustSNNError: for any other neuron, or one whose surrogate does not fire as a step at the threshold.
     """
     kind = _kind(node)
     if kind is None:
@@ -88,6 +91,11 @@ def dynamics_of(node: object) -> Dynamics:
         raise RobustSNNError(
             f"{type(node).__name__} is in non-spiking mode (surrogate_function.spiking is False) and would not fire; "
             "call surrogate_function.set_spiking_mode(True)"
+        )
+    if isinstance(node.surrogate_function, _NOT_A_STEP):
+        raise RobustSNNError(
+            f"{type(node).__name__} fires by {type(node.surrogate_function).__name__}, which is not a step at the "
+            "threshold; robustsnn knows neurons with binary, deterministic spikes only"
         )
     rest = 0.0 if node.v_reset is None else node.v_reset
     return Dynamics(
@@ -105,6 +113,7 @@ def dynamics_of(node: object) -> Dynamics:
 def _kind(module: object) -> str | None:
     for base, kind in _KINDS.items():
         if isinstance(module, base):
-            same = type(module).single_step_functional_forward is base.single_step_functional_forward
+            names = _OWN_STEP if getattr(module, "runs_folded", False) else _OWN_STEP + _OWN_FORWARD
+            same = all(getattr(type(module), name) is getattr(base, name) for name in names)
             return kind if same else None
     return None

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MethodType
 
-from spikingjelly.activation_based import neuron
+from spikingjelly.activation_based import base, layer, neuron
 from torch import Tensor, nn
 
 from robustsnn.errors import RobustSNNError
@@ -57,11 +57,14 @@ def own_step(node: neuron.BaseNode, x_seq: Tensor, time_steps: int) -> Tensor:
 
 @contextmanager
 def executing(net: nn.Module, execution: Execution) -> Iterator[None]:
-    """Let every neuron of ``net`` run by ``execution``; SpikingJelly's own nodes get their forward back on leaving."""
+    """Let every neuron of ``net`` run by ``execution``; SpikingJelly's own nodes get their forward back on leaving.
+
+    Raises:
+        RobustSNNError: modules of ``net`` whose steps cannot be taken over without changing what it computes.
+    """
+    for module in net.modules():
+        _check_can_take_over(module, execution.folded)
     foreign = [m for m in net.modules() if isinstance(m, neuron.BaseNode) and not getattr(m, "runs_folded", False)]
-    for node in foreign:
-        if not is_supported(node):
-            dynamics_of(node)  # raises and says why
     token = _current.set(execution)
     try:
         for node in foreign:
@@ -71,3 +74,19 @@ def executing(net: nn.Module, execution: Execution) -> Iterator[None]:
         _current.reset(token)
         for node in foreign:
             node.__dict__.pop("forward", None)
+
+
+def _check_can_take_over(module: nn.Module, folded: bool) -> None:
+    if isinstance(module, neuron.BaseNode):
+        if not is_supported(module) and not getattr(module, "runs_folded", False):
+            dynamics_of(module)  # raises and says why
+        if not folded and module.step_mode != "m":
+            raise RobustSNNError(
+                f"{type(module).__name__} is in single-step mode inside a multi-step network, so a container calls it "
+                "once a step; attack such a network with its own gradient"
+            )
+    elif isinstance(module, base.MemoryModule) and not isinstance(module, layer.Dropout):
+        raise RobustSNNError(
+            f"{type(module).__name__} keeps a state from step to step and is not a neuron that robustsnn knows; "
+            "attack such a network with its own gradient"
+        )

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from robustsnn.errors import RobustSNNError
 from robustsnn.neurons import compiled, stepwise
 from robustsnn.neurons.dynamics import PLIF, Dynamics
 from robustsnn.neurons.slopes import Slope
@@ -27,7 +27,7 @@ def multistep(
     """Spikes of T steps and the potential after the last, differentiable once by back-propagation through time.
 
     Args:
-        x_seq: currents ``[T, N, ...]``; ``[1, N, ...]`` with ``time_steps`` for a current that is constant in time.
+        x_seq: floating-point currents ``[T, N, ...]``; ``[1, N, ...]`` with ``time_steps`` for a constant current.
         dynamics: what the neurons compute.
         slope: stand-in for the derivative of the spike.
         time_steps: number of steps; the length of ``x_seq`` unless given.
@@ -36,12 +36,28 @@ def multistep(
         loops: `compiled` or `stepwise`; the fastest that takes the tensor unless given.
 
     Returns:
-        spikes ``[T, N, ...]`` and potential ``[N, ...]``. Only tensors of the size of ``x_seq`` are kept for backward.
+        spikes ``[T, N, ...]`` and potential ``[N, ...]``. One tensor of the size of the spikes is kept for backward.
+
+    Raises:
+        RobustSNNError: currents that are not floating-point, or shapes that do not fit together.
     """
     steps = len(x_seq) if time_steps is None else time_steps
+    _check(x_seq, steps, v)
     cut = dynamics.detach_reset if detach_reset is None else detach_reset
     loops = loops or (compiled if compiled.supports(x_seq) else stepwise)
-    return _MultiStep.apply(x_seq, v, dynamics.w, dynamics, slope, steps, not cut, loops)  # type: ignore[no-any-return]
+    return _MultiStep.apply(x_seq, v, dynamics.w, dynamics, slope, steps, not cut, loops)[:2]  # type: ignore[no-any-return]
+
+
+def _check(x_seq: Tensor, steps: int, v: Tensor | None) -> None:
+    if not x_seq.is_floating_point():
+        raise RobustSNNError(f"currents must be floating-point, got {x_seq.dtype}; convert the input with .float()")
+    if steps < 1 or len(x_seq) not in (1, steps):
+        raise RobustSNNError(f"currents are given for {len(x_seq)} steps; expected time_steps={steps} of them, or 1")
+    if v is not None and (v.shape != x_seq.shape[1:] or v.dtype != x_seq.dtype):
+        raise RobustSNNError(
+            f"the initial potential must be {tuple(x_seq.shape[1:])} of {x_seq.dtype} like the currents of one step, "
+            f"got {tuple(v.shape)} of {v.dtype}"
+        )
 
 
 class _MultiStep(torch.autograd.Function):
@@ -56,7 +72,7 @@ class _MultiStep(torch.autograd.Function):
         steps: int,
         through_reset: bool,
         loops: ModuleType,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         x_seq = x_seq.contiguous()
         start = torch.full_like(x_seq[0], dynamics.v_init) if v is None else v.detach().clone().contiguous()
         keep = any(ctx.needs_input_grad)
@@ -67,11 +83,19 @@ class _MultiStep(torch.autograd.Function):
             ctx.dynamics, ctx.slope, ctx.through_reset, ctx.loops = dynamics, slope, through_reset, loops
             ctx.static = len(x_seq) == 1 and steps > 1
             ctx.set_materialize_grads(False)
-        return s, start
+        return s, start, m
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_s: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_s: Tensor | None, grad_v: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            gradients = _MultiStep._gradients(ctx, grad_s, grad_v)
+        if torch.is_grad_enabled():  # a graph of the gradient is asked for
+            m = ctx.saved_tensors[0]
+            gradients = tuple(g if g is None else _Final.apply(g, m) for g in gradients)
+        return *gradients, None, None, None, None, None
+
+    @staticmethod
+    def _gradients(ctx: Any, grad_s: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
         m, *initial = ctx.saved_tensors
         dynamics: Dynamics = ctx.dynamics
         grad_s = torch.zeros_like(m) if grad_s is None else grad_s.contiguous()
@@ -84,7 +108,22 @@ class _MultiStep(torch.autograd.Function):
             if ctx.static:
                 dx = dx.sum(0, keepdim=True)
         dv = adjoint if ctx.needs_input_grad[1] else None
-        return dx if ctx.needs_input_grad[0] else None, dv, dw, None, None, None, None, None
+        return dx if ctx.needs_input_grad[0] else None, dv, dw
+
+
+class _Final(torch.autograd.Function):
+    """A gradient that cannot be differentiated again, tied to the potentials: an error, never a missing term."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, m: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        raise RobustSNNError(
+            "the backward pass of robustsnn's neurons cannot be differentiated again (no second derivatives); "
+            "use finite differences of the gradient"
+        )
 
 
 def _gradient_of_w(dx: Tensor, m: Tensor, initial: Tensor, dynamics: Dynamics) -> Tensor:

@@ -45,7 +45,7 @@ class _Fused(neuron.BaseNode):
 
     def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Spikes ``[T, N, ...]`` for currents of the same shape, from the stored potential on."""
-        if self.store_v_seq or args or kwargs or x_seq.shape[0] == 0:
+        if self.store_v_seq or args or kwargs or x_seq.shape[0] == 0 or not x_seq.is_floating_point():
             return super().multi_step_forward(x_seq, *args, **kwargs)
         (v,) = self.materialize_states((x_seq,), (self._memories["v"],), "m")
         spikes, after = multistep(x_seq, dynamics_of(self), slope_of(self.surrogate_function), v=v)

@@ -31,7 +31,8 @@ class ScaledIF(nn.Module):
         surrogate_function: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.register_buffer("threshold", torch.as_tensor(threshold, dtype=torch.float32).detach().clone())
+        value = torch.as_tensor(threshold).detach().clone()
+        self.register_buffer("threshold", value if value.is_floating_point() else value.float())
         self.neuron = IF(
             v_threshold=1.0,
             v_reset=None,

@@ -51,12 +51,12 @@ def slope_of(function: Callable[[Tensor], Tensor]) -> Slope:
 
 
 def surrogates() -> dict[str, type[surrogate.SurrogateFunctionBase]]:
-    """Every surrogate of SpikingJelly by name (``"ATan"``, ``"Sigmoid"``, ``"PiecewiseQuadratic"``, ...)."""
+    """Every surrogate of SpikingJelly by name (``"ATan"``, ``"Sigmoid"``, ...), save the random ``PoissonPass``."""
     base = surrogate.SurrogateFunctionBase
     return {
         name: kind
         for name, kind in vars(surrogate).items()
-        if isinstance(kind, type) and issubclass(kind, base) and kind is not base and not name.startswith("_")
+        if isinstance(kind, type) and issubclass(kind, base) and kind not in (base, surrogate.PoissonPass)
     }
 
 

@@ -10,7 +10,7 @@ from robustsnn.report.formatting import (
     format_interval,
     format_norm,
     format_percent,
-    plain,
+    shorten,
     title_of,
 )
 from robustsnn.report.loading import Results
@@ -28,12 +28,19 @@ def finding(results: Results) -> list[str]:
     """Return one to three sentences: the gap of the first model, the models compared, and how far to trust it."""
     blocks = main_blocks(results)
     sentences = [_gap(results, blocks), _comparison(blocks) or _conversion(results), _trust(results)]
-    found = [sentence for sentence in sentences if sentence]
-    return found or ["This run holds no attack results yet."]
+    return [sentence for sentence in sentences if sentence] or ["This run holds no attack results yet."]
+
+
+def _at(eps: float) -> str:
+    return f"ε\u00a0=\u00a0{format_eps(eps)}"
+
+
+def _where(block: MainBlock, n: int) -> str:
+    return f"{_at(block.eps)} ({format_norm(block.norm)}, n\u00a0=\u00a0{format_count(n)})"
 
 
 def _percent(rate: dict[str, Any]) -> str:
-    return f"{format_percent(rate['value'])} %"
+    return f"{format_percent(rate['value'])}\u00a0%"
 
 
 def _with_interval(rate: dict[str, Any]) -> str:
@@ -46,25 +53,44 @@ def _gap(results: Results, blocks: list[MainBlock]) -> str:
             if not (row.random and row.worst and row.gap):
                 continue
             low, high = row.gap["low"], row.gap["high"]
-            size = f"{format_percent(row.gap['value'])} points {format_interval(row.gap)}"
+            size = f"{format_percent(row.gap['value'])}\u00a0points {format_interval(row.gap)}"
             verdict = (
                 f"a gap of {size}"
                 if low > 0 or high < 0
                 else f"no gap that this many images can tell from zero, {size}"
             )
+            where = _where(block, row.gap["n"])
+            noise, title = shorten(row.random_title, 60), shorten(row.title, 60)
+            attacker = _attacker(model, row, block)
             return (
-                f"At ε = {format_eps(block.eps)} ({format_norm(block.norm)}, n = {format_count(row.gap['n'])}) the "
-                f"strongest random noise ({row.random_title}) leaves {row.title} at {_percent(row.random)}, "
-                f"but {_attacker(model, row, block)} takes it to {_percent(row.worst)}: {verdict}."
+                f"At {where} the strongest random noise ({noise}) leaves {title} at {_percent(row.random)}, "
+                f"but {attacker} takes it to {_percent(row.worst)}: {verdict}."
             )
+    return _strongest_so_far(results, blocks)
+
+
+def _strongest_so_far(results: Results, blocks: list[MainBlock]) -> str:
+    for block in blocks:
+        for model in results["models"]:
+            single = strongest(attacks_at(model, block.eps, block.norm, "adversarial"))
+            if single:
+                where = _where(block, single["accuracy"]["n"])
+                return (
+                    f"At {where} {shorten(title_of(model), 60)} keeps {_with_interval(single['accuracy'])} under "
+                    f"{_through(single)}, the strongest single attack of this run; it has no worst case yet."
+                )
     return ""
+
+
+def _through(attack: dict[str, Any]) -> str:
+    rule = f" through {shorten(attack['rule'], 30)}" if attack["rule"] else ""
+    return f"{shorten(title_of(attack, 'attack'), 60)}{rule}"
 
 
 def _attacker(model: dict[str, Any], row: MainRow, block: MainBlock) -> str:
     single = strongest(attacks_at(model, block.eps, block.norm, "adversarial"))
     if single and row.worst and single["accuracy"]["count"] == row.worst["count"]:
-        rule = f" through {plain(single['rule'])}" if single["rule"] else ""
-        return f"{title_of(single, 'attack')}{rule}"
+        return _through(single)
     return "the worst case over all attacks"
 
 
@@ -76,8 +102,8 @@ def _comparison(blocks: list[MainBlock]) -> str:
     block = max(blocks, key=spread, default=None)
     if block is None or spread(block) < 0:
         return ""
-    where = f"ε = {format_eps(block.eps)}"
-    rows = [(row.worst["value"], row.worst, row.title) for row in block.rows if row.worst]
+    where = _at(block.eps)
+    rows = [(row.worst["value"], row.worst, shorten(row.title, 60)) for row in block.rows if row.worst]
     (_, best, top), (_, worst, bottom) = max(rows, key=lambda r: r[0]), min(rows, key=lambda r: r[0])
     if best["value"] == worst["value"]:
         return f"In the worst case at {where} all models keep {_with_interval(best)}."
@@ -93,8 +119,8 @@ def _conversion(results: Results) -> str:
         if points and conversion["ann"]:
             last = max(points, key=lambda point: point["time_steps"])
             return (
-                f"Converted by {plain(conversion['method'])}, {plain(conversion['model'])} reaches "
-                f"{_with_interval(last['accuracy'])} in {last['time_steps']} steps; its ANN has "
+                f"The converted network {shorten(conversion['model'], 60)} ({shorten(conversion['method'], 30)}) "
+                f"reaches {_with_interval(last['accuracy'])} in {last['time_steps']} steps; its ANN has "
                 f"{_with_interval(conversion['ann'])}."
             )
     return ""
@@ -106,12 +132,10 @@ def _trust(results: Results) -> str:
     remark = "" if not count else f" {count} warning{'s' if count > 1 else ''} below should be read first."
     if not claimed:
         return remark.strip()
+    where = "over all attacks and budgets"
     if claimed == verified:
-        return (
-            f"All {format_count(claimed)} claimed successes, over all attacks and budgets, were confirmed on the untouched "
-            f"model.{remark}"
-        )
+        return f"All {format_count(claimed)} claimed successes, {where}, were confirmed on the untouched model.{remark}"
     return (
-        f"Only {format_count(verified)} of {format_count(claimed)} claimed successes, over all attacks and budgets, were "
-        f"confirmed on the untouched model; only confirmed ones count.{remark}"
+        f"Only {format_count(verified)} of {format_count(claimed)} claimed successes, {where}, were confirmed on the "
+        f"untouched model; only confirmed ones count.{remark}"
     )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 MISSING = "–"
+SPACES = "\u00a0\u202f"  # no-break spaces, plain and narrow: these may stay
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1", "l0": "ℓ0"}
 
 
 def plain(text: object) -> str:
     """Return text on one line, without control characters (they would end up in terminals, SVG and HTML)."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    kept = (c if c.isprintable() or c in SPACES else " " for c in str(text))
+    return " ".join(part for part in "".join(kept).split(" ") if part)
 
 
 def shorten(text: object, length: int) -> str:
@@ -75,6 +77,12 @@ def format_significant(value: object, digits: int = 3) -> str:
     if not -4 <= size < 6:
         return f"{number:.{digits - 1}e}".replace("-", "−")
     return format_number(number, max(0, digits - 1 - size))
+
+
+def decimals_for(values: Iterable[object], digits: int = 3) -> int:
+    """Return the decimals at which the smallest of some numbers still has ``digits`` significant digits (0 to 6)."""
+    sizes = [abs(number) for number in map(finite, values) if number]
+    return min(6, max(0, digits - 1 - math.floor(math.log10(min(sizes))))) if sizes else 0
 
 
 def format_count(value: object) -> str:

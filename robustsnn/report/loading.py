@@ -71,7 +71,8 @@ def load_examples(folder: str | os.PathLike[str]) -> Examples | None:
 def checked(content: object, source: str = "these results") -> Results:
     """Return a copy of results in which every part that a report reads exists and has the right form.
 
-    Parts that an unfinished run lacks become empty lists, empty objects or None. Unknown extra parts stay.
+    Parts that an unfinished run lacks become empty lists, empty objects or None, and plain fields that are null are
+    left out. Unknown extra parts stay.
 
     Raises:
         RobustSNNError: naming the first part that is foreign, newer than this version, or malformed.
@@ -87,12 +88,14 @@ def checked(content: object, source: str = "these results") -> Results:
             f"{source} has schema version {version}, written by robustsnn {tool.get('version', '(unknown)')}; "
             f"this robustsnn reads up to {SCHEMA_VERSION}: upgrade it to open this run."
         )
-    results = copy.deepcopy(content)
+    results = {key: value for key, value in copy.deepcopy(content).items() if value is not None}
     check = _Check(source)
     for key in ("config", "environment", "dataset"):
         check.default(results, key, dict, "")
     for key in ("models", "conversions", "warnings"):
         check.default(results, key, list, "")
+    results["dataset"] = {key: value for key, value in results["dataset"].items() if value is not None}
+    check.default(results["dataset"], "image_shape", list, "dataset")
     results["complete"] = results.get("complete") is True
     for i, model in enumerate(results["models"]):
         check.model(model, f"models[{i}]")
@@ -151,6 +154,8 @@ class _Check:
 
     def model(self, value: object, where: str) -> None:
         model = self.entry(value, where, "name")
+        for key in [key for key, part in model.items() if part is None]:
+            del model[key]
         self.rate(model, "clean", where)
         self.default(model, "training", dict, where)
         self.each(model, "attacks", where, self.attack)
@@ -163,7 +168,8 @@ class _Check:
             raise self.fail(f"{where}.family", "'noise' or 'adversarial'")
         self.numbers(attack, where, "eps")
         attack.setdefault("norm", "Linf")
-        attack.setdefault("rule", None)
+        if not isinstance(attack.setdefault("rule", None), str | None):
+            raise self.fail(f"{where}.rule", "a name or null")
         self.rate(attack, "accuracy", where)
         self.rate(attack, "success", where)
         self.default(attack, "settings", dict, where)

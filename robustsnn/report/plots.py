@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from robustsnn.errors import RobustSNNError
 from robustsnn.files import write_atomic
@@ -74,13 +75,13 @@ def accuracy_against_eps(results: Results, narrow: bool = False) -> Figure:
             for family in ("noise", "adversarial"):
                 points = _curve(model, family, norm, every)
                 if points:
-                    _band(ax, *zip(*points), look=look, hollow=family == "noise")
+                    _band(ax, [eps for eps, _ in points], [rate for _, rate in points], look, family == "noise")
             if classes:
                 ax.axhline(100 / classes, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
             _eps_axis(ax, every, norm, start=0.0)
             percent_axis(ax)
             _title(ax, title_of(model), 22 if narrow else 30)
-        _y_label(figure, panels, "accuracy (%)")
+        _y_label(panels, "accuracy (%)")
         handles = [
             Line2D(
                 [], [], color=INK, marker="o", markerfacecolor=PAPER, linestyle=(0, (4, 2)), label="strongest noise"
@@ -127,8 +128,9 @@ def gap_against_eps(results: Results, narrow: bool = False) -> Figure:
         ax.axhline(0, color=MUTED, linewidth=0.8)
         _eps_axis(ax, every, norm)
         ax.set_ylim(min(0.0, ax.get_ylim()[0]), 102)
-        _y_label(figure, [ax], "gap (percentage points)")
-        figure.legend(loc="outside upper left", ncols=1 if narrow else 3, columnspacing=1.4)
+        _y_label([ax], "gap (percentage points)")
+        long = max(len(title_of(model)) for model in models) > 24
+        figure.legend(loc="outside upper left", ncols=1 if narrow else 2 if long else 4, columnspacing=1.4)
     return figure
 
 
@@ -158,14 +160,13 @@ def gradient_norms(results: Results, narrow: bool = False) -> Figure:
                     note,
                     (1, y),
                     xycoords=("axes fraction", "data"),
-                    xytext=(-2, 7),
+                    xytext=(3, 0),
                     textcoords="offset points",
-                    ha="right",
                     va="center",
-                    fontsize=7,
+                    fontsize=7.5,
                     color=MUTED,
                 )
-        left.set_xscale("log")
+        _log_axis(left)
         left.set_xlabel("‖g‖₁, log scale")
         right.set_xlabel("share of zeros in g (%)")
         right.set_xlim(-2, 102)
@@ -193,12 +194,12 @@ def energy_ratio(results: Results, narrow: bool = False) -> Figure:
         for y, (_, gradients, look) in enumerate(rows):
             first = gradients["ratio"][0]
             lower, upper = finite(first.get("lower_bound")) or 3.0, _middle(first.get("upper_bound"))
-            if upper is not None:
+            if upper is not None and upper > lower:
                 ax.barh(y, upper - lower, left=lower, height=0.62, color=GRID, zorder=1.5)
             predicted = first.get("predicted")
             middle = _middle(predicted)
-            if middle is not None:
-                if isinstance(predicted, dict):
+            if middle is not None and middle > 0:
+                if isinstance(predicted, dict) and predicted["q25"] > 0:
                     ax.hlines(y, predicted["q25"], predicted["q75"], color=INK, linewidth=1.2, zorder=2)
                 ax.vlines(middle, y - 0.31, y + 0.31, color=INK, linewidth=1.8, zorder=2)
             for ratio in gradients["ratio"]:
@@ -213,11 +214,11 @@ def energy_ratio(results: Results, narrow: bool = False) -> Figure:
                         linewidth=1.5,
                         zorder=3,
                     )
-        ax.set_xscale("log")
+        _log_axis(ax)
         ax.set_xlabel("adversarial-to-random ratio, log scale")
         _row_axis(ax, [label for label, _, _ in rows])
         handles: list[Any] = [
-            Patch(color=GRID, label="3 to 3‖g‖₀"),
+            Patch(color=GRID, label="bounds 3 to 3‖g‖₀"),
             Line2D([], [], color=INK, marker="|", markersize=9, markeredgewidth=1.8, label="predicted"),
         ]
         handles += [
@@ -253,21 +254,28 @@ def attack_comparison(results: Results, eps: float | None = None, narrow: bool =
     norm = primary_norm(results)
     entries = [(m, attacks_at(m, chosen, norm, "adversarial")) for m in results["models"]] if chosen else []
     entries = _need([(m, found) for m, found in entries if found], "adversarial attacks at this budget")
-    attacks = _unique(title_of(entry, "attack") for _, found in entries for entry in found)
-    rules = sorted(_unique(entry["rule"] for _, found in entries for entry in found), key=lambda rule: rule is None)
+    attacks = {entry["attack"]: title_of(entry, "attack") for _, found in entries for entry in found}
+    rows = list(attacks)
+    ruled = {entry["attack"] for _, found in entries for entry in found if entry["rule"]}
+    rules = _unique(entry["rule"] for _, found in entries for entry in found if entry["rule"])
+    # an attack without gradients spans the row: its accuracy belongs to no rule
+    if not rules or any(not e["rule"] and e["attack"] in ruled for _, found in entries for e in found):
+        rules.append(None)
     with styled():
-        figure, panels = _panels(
-            len(entries), narrow, per_row=1 if narrow else 4, height=0.75 + 0.27 * len(attacks), share=True
-        )
+        figure, panels = _panels(len(entries), narrow, per_row=1 if narrow else 4, height=0.55 + 0.27 * len(attacks))
         for ax, (model, found) in zip(panels, entries):
-            lowest = strongest(found)
-            for entry in found:
-                x, y = rules.index(entry["rule"]), attacks.index(title_of(entry, "attack"))
-                _cell(ax, x, y, entry["accuracy"]["value"], frame=entry is lowest)
+            cells: dict[tuple[str, str | None], Entry] = {}
+            for entry in sorted(found, key=lambda e: -e["accuracy"]["value"]):
+                cells[entry["attack"], entry["rule"]] = entry
+            lowest = strongest(list(cells.values()))
+            for (attack, rule), entry in cells.items():
+                spans = not rule and attack not in ruled
+                left, right = (0, len(rules) - 1) if spans else [rules.index(rule)] * 2
+                _cell(ax, left, right, rows.index(attack), entry["accuracy"]["value"], frame=entry is lowest)
             ax.set_xlim(-0.5, len(rules) - 0.5)
             ax.set_ylim(len(attacks) - 0.5, -0.5)
             ax.set_xticks(range(len(rules)), [shorten(rule or "no gradient", 12) for rule in rules])
-            ax.set_yticks(range(len(attacks)), [shorten(attack, 18) for attack in attacks])
+            ax.set_yticks(range(len(attacks)), [shorten(title, 18) for title in attacks.values()])
             if len(rules) > (5 if narrow else 3):
                 ax.tick_params(axis="x", labelrotation=40)
             ax.grid(visible=False)
@@ -308,7 +316,7 @@ def conversion_over_time(results: Results, narrow: bool = False) -> Figure:
             ax.set_xlabel("time steps T")
             percent_axis(ax, low=0.0 if 100 * min(lows) < 60 else 50.0)
             _title(ax, f"{shorten(c['model'], 20)} ({shorten(c['method'], 14)})", 40)
-        _y_label(figure, panels, "clean accuracy (%)")
+        _y_label(panels, "clean accuracy (%)")
         handles = [
             Line2D([], [], color=INK, linewidth=1.0, label="ANN"),
             Line2D([], [], color=INK, linewidth=1.0, linestyle=(0, (4, 2)), label="quantised ANN"),
@@ -323,9 +331,10 @@ def example_images(
     model: str,
     title: str | None = None,
     class_names: Sequence[object] | None = None,
-    narrow: bool = False,
 ) -> Figure:
-    """Return a model's example images: a column each, with the clean, noisy and attacked image and the perturbation.
+    """Return up to six of a model's example images, narrow enough for a phone.
+
+    A column an image: clean, with noise, attacked, and the difference that the attack made.
 
     Above each image stands what the model says, with a cross if that is wrong. Perturbations are drawn around mid-grey,
     from -ε (black) to ε (white).
@@ -335,7 +344,6 @@ def example_images(
         model: the model's name in ``examples``.
         title: what to call it (its name by default).
         class_names: names by label (numbers by default).
-        narrow: draw for a phone, at most four images.
 
     Raises:
         RobustSNNError: if the model has no examples or their shapes do not fit together.
@@ -347,7 +355,7 @@ def example_images(
     count = min(len(array) for array in images.values())
     if count == 0 or any(array.shape[1:] != images["clean"].shape[1:] for array in images.values()):
         raise RobustSNNError(f"the example images of {model!r} are empty or differ in shape.")
-    count = min(count, 4 if narrow else 8)
+    count = min(count, 6)
     eps = float(examples["eps"]) if "eps" in examples else float(_largest_change(images))
     rows = [(kind, images[kind]) for kind in images]
     if "adversarial" in images:
@@ -355,10 +363,10 @@ def example_images(
         rows.append(("perturbation", change))
     labels = examples.get(f"{model}/labels")
     names = {"clean": "clean", "noise": "noise", "adversarial": "attacked", "perturbation": "difference"}
-    side = (3.6 if narrow else 8.6) / (4 if narrow else max(count, 6))
+    side = 3.9 / 6
     with styled():
-        figure = new_figure((side + 0.2) * len(rows) + 0.3, narrow)
-        grid = figure.subplots(len(rows), 4 if narrow else max(count, 6), squeeze=False)
+        figure = new_figure((side + 0.17) * len(rows) + 0.3, narrow=True)
+        grid = figure.subplots(len(rows), 6, squeeze=False)
         for axes, (kind, array) in zip(grid, rows):
             predicted = examples.get(f"{model}/predicted_{kind}")
             for k, ax in enumerate(axes):
@@ -371,7 +379,7 @@ def example_images(
                     said = _class_name(class_names, int(predicted[k]))
                     ax.set_title(
                         said if right else f"✗ {said}",
-                        fontsize=8,
+                        fontsize=7.5,
                         loc="center",
                         pad=2,
                         color=INK if right else SERIES[1],
@@ -381,7 +389,7 @@ def example_images(
                 -0.12, 0.5, names[kind], transform=axes[0].transAxes, rotation=90, ha="right", va="center", fontsize=8.5
             )
         figure.suptitle(
-            f"{shorten(title or model, 34 if narrow else 60)}, ε = {format_eps(eps)}",
+            f"{shorten(title or model, 34)}, ε = {format_eps(eps)}",
             x=0.0,
             ha="left",
             fontsize=9.5,
@@ -403,7 +411,7 @@ def figures(results: Results, examples: Examples | None = None, narrow: bool = F
         entry = next(m for m in results["models"] if m["name"] == model)
         names = results["dataset"].get("class_names")
         classes = names if isinstance(names, list) else None
-        yield name, example_images(examples or {}, model, title_of(entry), classes, narrow)
+        yield name, example_images(examples or {}, model, title_of(entry), classes)
 
 
 def example_names(results: Results, examples: Examples | None) -> dict[str, str]:
@@ -438,6 +446,7 @@ def save_plots(results: Results, folder: str | os.PathLike[str], examples: Examp
         for suffix, data in ((".png", png(figure)), (".svg", svg(figure, name))):
             path = Path(folder) / f"{name}{suffix}"
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, data)
             except OSError as error:
                 raise RobustSNNError(f"cannot write {str(path)!r}: {error.strerror}.") from error
@@ -449,7 +458,7 @@ class NothingToDrawError(RobustSNNError):
     """The results hold no data for this plot."""
 
 
-PLOTS = {
+PLOTS: dict[str, Callable[..., Figure]] = {
     "accuracy": accuracy_against_eps,
     "gap": gap_against_eps,
     "attacks": attack_comparison,
@@ -479,7 +488,7 @@ def _panels(count: int, narrow: bool, per_row: int, height: float, share: bool =
     for ax in flat[count:]:
         ax.set_axis_off()
     for ax in flat[:count]:
-        ax.tick_params(labelleft=ax.get_subplotspec().is_first_col(), labelbottom=True)
+        ax.tick_params(labelleft=_is_first(ax), labelbottom=True)
     return figure, flat[:count]
 
 
@@ -525,9 +534,14 @@ def _eps_axis(ax: Axes, every: Sequence[float], norm: str, start: float | None =
     ax.set_xlabel(f"ε ({format_norm(norm)}{', in 1/255' if in_levels else ''})")
 
 
-def _y_label(figure: Figure, panels: Sequence[Axes], text: str) -> None:
+def _is_first(ax: Axes) -> bool:
+    place = ax.get_subplotspec()
+    return place is None or place.is_first_col()
+
+
+def _y_label(panels: Sequence[Axes], text: str) -> None:
     for ax in panels:
-        if ax.get_subplotspec().is_first_col():
+        if _is_first(ax):
             ax.set_ylabel(text)
 
 
@@ -550,6 +564,13 @@ def _row_axis(ax: Axes, labels: list[str], shown: bool = True) -> None:
     ax.tick_params(axis="y", length=0, labelsize=8, labelleft=shown)
 
 
+def _log_axis(ax: Axes) -> None:
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
 def _distribution(
     ax: Axes, y: int, gradients: Entry, key: str, look: Look, scale: float = 1.0, positive: bool = False
 ) -> None:
@@ -558,7 +579,7 @@ def _distribution(
     values = scale * np.array([value for value in numbers if value is not None and (value > 0 or not positive)])
     if values.size:
         jitter = np.random.default_rng(0).uniform(-0.27, 0.27, values.size)
-        ax.scatter(values, y + jitter, s=5, color=look.colour, alpha=0.3, linewidth=0, zorder=2)
+        ax.plot(values, y + jitter, "o", markersize=2.2, color=look.colour, alpha=0.3, markeredgewidth=0, zorder=2)
         q25, median, q75 = np.quantile(values, [0.25, 0.5, 0.75])
     elif gradients[key]:
         q25, median, q75, low, high = (
@@ -578,13 +599,14 @@ def _middle(figure: Any) -> float | None:
     return finite(figure.get("median")) if isinstance(figure, dict) else finite(figure)
 
 
-def _cell(ax: Axes, x: int, y: int, share: float, frame: bool) -> None:
-    """Draw one value of the heat-map: the higher the accuracy, the deeper the blue."""
-    ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, color=SERIES[0], alpha=0.06 + 0.84 * share, linewidth=0))
+def _cell(ax: Axes, left: int, right: int, y: int, share: float, frame: bool) -> None:
+    """Draw one value of the heat-map over columns left to right: the higher the accuracy, the deeper the blue."""
+    corner, width = (left - 0.47, y - 0.44), right - left + 0.94
+    ax.add_patch(Rectangle(corner, width, 0.88, color=SERIES[0], alpha=0.06 + 0.92 * share, linewidth=0))
     if frame:
-        ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fill=False, edgecolor=SERIES[1], linewidth=1.8))
-    colour = "#fefefe" if share > 0.55 else INK
-    ax.text(x, y, format_percent(share), ha="center", va="center", fontsize=8, color=colour)
+        ax.add_patch(Rectangle(corner, width, 0.88, fill=False, edgecolor=SERIES[1], linewidth=1.8))
+    colour = "#fefefe" if share > 0.8 else INK
+    ax.text((left + right) / 2, y, format_percent(share), ha="center", va="center", fontsize=8, color=colour)
 
 
 def _images(examples: Examples, model: str, kind: str) -> Array:
@@ -608,4 +630,4 @@ def _image(ax: Axes, image: Array) -> None:
 
 
 def _class_name(names: Sequence[object] | None, label: int) -> str:
-    return shorten(names[label], 12) if names and 0 <= label < len(names) else (str(label) if label >= 0 else MISSING)
+    return shorten(names[label], 9) if names and 0 <= label < len(names) else (str(label) if label >= 0 else MISSING)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from robustsnn.report.formatting import MISSING, title_of
+from robustsnn.report.formatting import MISSING, finite, title_of
 from robustsnn.report.loading import Results
 
 Entry = dict[str, Any]
@@ -140,7 +140,11 @@ def telling_budget(results: Results) -> float | None:
 def successes(results: Results) -> tuple[int, int]:
     """Return how many adversarial successes the attacks claimed, and how many the untouched model confirmed."""
     entries = [entry for model in results["models"] for entry in model["attacks"] if entry["family"] == "adversarial"]
-    return sum(int(e.get("claimed") or 0) for e in entries), sum(int(e.get("verified") or 0) for e in entries)
+    return sum(_count(e, "claimed") for e in entries), sum(_count(e, "verified") for e in entries)
+
+
+def _count(entry: Entry, key: str) -> int:
+    return int(finite(entry.get(key)) or 0)
 
 
 def _row(model: Entry, eps: float, norm: str, columns: list[str]) -> MainRow:

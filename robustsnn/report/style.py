@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ WIDE, NARROW = 10.0, 4.3  # inches
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--rule", PAPER: "--paper"} | {
     colour: f"--series-{i}" for i, colour in enumerate(SERIES)
 }
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -150,5 +151,26 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     body = re.sub(r"'?DejaVu Sans'?(, [^;\"]*)?", "var(--sans)", body)
     for colour, variable in _VARIABLES.items():
         body = re.sub(colour, f"var({variable})", body, flags=re.IGNORECASE)
+    return opening + _compact(body).strip()
+
+
+def _compact(body: str) -> str:
+    """Return SVG elements in fewer bytes: hundredths of a point, and one style for a whole group of markers."""
     body = re.sub(r"\n\s*", "\n", body)
-    return opening + body.strip()
+    body = re.sub(
+        r' (d|x|y)="[^"]*"', lambda found: re.sub(r"\d+\.\d{3,}", _hundredths, found.group(), flags=re.ASCII), body
+    )
+    return re.sub(r"(<g [^>]*)>\n((?:<use [^>]*/>\n)+)(?=</g>)", _hoist_style, body)
+
+
+def _hundredths(number: re.Match[str]) -> str:
+    return f"{float(number.group()):.2f}".rstrip("0").rstrip(".")
+
+
+def _hoist_style(group: re.Match[str]) -> str:
+    opening, uses = group.groups()
+    styles = set(re.findall(r' style="[^"]*"', uses))
+    if len(styles) != 1 or "style=" in opening:
+        return group.group()
+    style = styles.pop()
+    return f"{opening}{style}>\n{uses.replace(style, '')}"

@@ -1,0 +1,55 @@
+"""The two ends of every conversion: the bare ANN that goes in, the spiking classifier that comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from robustsnn.classifier import GradientView, SpikingClassifier
+from robustsnn.errors import RobustSNNError
+from robustsnn.models.ann import AnnClassifier
+from robustsnn.neurons.scaled import ScaledIF
+
+Normalize = tuple[Sequence[float], Sequence[float]]
+
+
+def bare_network(ann: nn.Module, normalize: Normalize | None) -> tuple[nn.Module, Normalize | None]:
+    """The network inside an ANN, and the normalisation of its images.
+
+    Args:
+        ann: an `AnnClassifier`, or a bare network.
+        normalize: ``(mean, std)`` per channel of a bare network; an `AnnClassifier` has its own.
+
+    Raises:
+        RobustSNNError: the model is spiking already, or has two normalisations.
+    """
+    if isinstance(ann, SpikingClassifier | GradientView):
+        raise RobustSNNError(f"cannot convert a {type(ann).__name__}: it is spiking already; give the ANN")
+    if not isinstance(ann, AnnClassifier):
+        return ann, normalize
+    if normalize is not None:
+        raise RobustSNNError("normalize= is for bare networks; an AnnClassifier has a normalisation of its own")
+    return ann.net, ann.normalize
+
+
+def spiking(
+    net: nn.Module, thresholds: Mapping[str, Tensor], time_steps: int, v_init: float, normalize: Normalize | None
+) -> SpikingClassifier:
+    """Put a `ScaledIF` in the place of each named activation of ``net`` (changed in place) and wrap it, in eval mode.
+
+    Raises:
+        RobustSNNError: a threshold that is not a positive number, a ``v_init`` that is not finite, time_steps < 1.
+    """
+    if not math.isfinite(v_init):
+        raise RobustSNNError(f"v_init must be a finite multiple of the threshold, got {v_init}")
+    for name, threshold in thresholds.items():
+        if not (0 < threshold.item() < math.inf):
+            raise RobustSNNError(
+                f"the activation {name!r} has the bound {threshold.item():g}; a threshold must be a positive number; "
+                "train the ANN again with a larger initial bound or less weight decay on it"
+            )
+        net.set_submodule(name, ScaledIF(threshold, v_init))
+    model = SpikingClassifier(net, time_steps, normalize=normalize)
+    return model.to(next(iter(thresholds.values())).device).eval()
