@@ -18,6 +18,15 @@ from robustsnn.neurons.nodes import IF
 from robustsnn.readout import Readout, build_readout
 
 LAYOUTS = ("folded", "multi", "single")
+_CONTAINERS = (
+    layer.MultiStepContainer,
+    layer.SeqToANNContainer,
+    layer.TLastMultiStepContainer,
+    layer.TLastSeqToANNContainer,
+    layer.StepModeContainer,
+    layer.ElementWiseRecurrentContainer,
+    layer.LinearRecurrentContainer,
+)
 
 
 class GradientRule(Protocol):
@@ -207,9 +216,9 @@ def reset_states(net: nn.Module) -> None:
 
 
 def _layout_of(net: nn.Module) -> str:
-    stepping = [module for module in net.modules() if isinstance(module, base.StepModule)]
+    stepping = list(_stepping(net))
     foreign = any(not getattr(module, "runs_folded", False) for module in stepping)
-    modes = {module.step_mode for module in stepping} if foreign else set()
+    modes = {_mode(module) for module in stepping} if foreign else set()
     if len(modes) > 1:
         raise RobustSNNError(
             "the network mixes SpikingJelly modules in single-step and multi-step mode; call "
@@ -223,6 +232,19 @@ def _layout_of(net: nn.Module) -> str:
         "the network has no spiking neuron that robustsnn knows; build it with robustsnn.neurons or SpikingJelly nodes, "
         "or pass layout= to say how it takes time"
     )
+
+
+def _stepping(module: nn.Module) -> Iterator[base.StepModule]:
+    """Modules that take time as the network does; containers step through theirs in their own way."""
+    if isinstance(module, base.StepModule):
+        yield module
+    if not isinstance(module, _CONTAINERS):
+        for child in module.children():
+            yield from _stepping(child)
+
+
+def _mode(module: base.StepModule) -> str:
+    return getattr(module, "step_mode", "m" if isinstance(module, base.MultiStepModule) else "s")
 
 
 def _stepwise(net: nn.Module, frames: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def _calibrate(model: SpikingClassifier, images: torch.Tensor) -> None:
             nn.init.uniform_(module.bias, 0.0, 0.4)
     rates: list[float] = []
     hooks = [
-        module.register_forward_hook(lambda _module, _inputs, spikes: rates.append(float(spikes.mean())))
+        module.register_forward_hook(lambda _module, _inputs, spikes: rates.append(spikes.mean().item()))
         for module in model.modules()
         if isinstance(module, neuron.BaseNode)
     ]

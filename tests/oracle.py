@@ -139,8 +139,8 @@ BPTR = {
     "ramp": _columns(*["0.1 0.2 0.3 0.4"] * 4, "0.05 0.1 0.15 0.2"),
 }
 
-# Two neurons of plain leak tau (hard reset): the second is driven by 0.8 times the first one's spikes plus 0.25. Triangle
-# of width 1, uniform upstream at the second; gradient at the current of the first.
+# Two neurons of plain leak tau (hard reset): the second is driven by 0.8 times the first one's spikes plus 0.25.
+# Triangle of width 1, uniform upstream at the second; gradient at the current of the first.
 CHAIN_WEIGHT, CHAIN_BIAS = 0.8, 0.25
 CHAIN = {
     (1.0, "bptt rho=1"): (-0.117233, -0.208133, 0.187565, 0.119),
@@ -190,7 +190,7 @@ def bptt(
     soft: bool = False,
     dv: float = 0.0,
 ) -> tuple[np.ndarray, float]:
-    """Adjoint: gradient at the inputs and at the initial potential, for gradient ``ds`` at the spikes, ``dv`` at the last v."""
+    """Adjoint: gradients at inputs and first potential, for ``ds`` at the spikes and ``dv`` at the last potential."""
     out = np.zeros(len(m))
     for t in range(len(m) - 1, -1, -1):
         jump = -theta if soft else rest - m[t]

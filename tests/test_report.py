@@ -44,7 +44,7 @@ from robustsnn.report.html import attack_settings, attack_tables, render, write_
 from robustsnn.report.loading import checked, load_examples, load_results
 from robustsnn.report.plots import example_names, figures, save_plots
 from robustsnn.report.selection import headline_budgets, is_kind, main_blocks, main_columns, telling_budget
-from robustsnn.report.style import inline_svg, styled
+from robustsnn.report.style import inline_svg, looks, styled
 from robustsnn.report.tables import print_summary
 
 
@@ -376,6 +376,10 @@ class TestPlots:
         assert len(set(first)) == 4
         conversion = plots.conversion_over_time(results).axes[0].get_lines()[0].get_color()
         assert conversion == first[3]
+
+    def test_no_two_of_many_models_look_alike(self):
+        content = empty() | {"models": [{"name": f"m{i}"} for i in range(20)]}
+        assert len(set(looks(checked(content)).values())) == 20
 
     def test_gap_bars_are_the_intervals(self, results):
         axes = plots.gap_against_eps(results).axes[0]

@@ -37,8 +37,8 @@ def check_images(images: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> No
     if outside.any():
         span = f"[{images.min():.4g}, {images.max():.4g}]"
         raise RobustSNNError(
-            f"images must lie in [{low:g}, {high:g}], got values in {span} ({int(outside.sum())} of {len(images)} images, "
-            f"the first is image {_first(outside)}); scale them, and put normalisation into the model"
+            f"images must lie in [{low:g}, {high:g}], got values in {span} ({int(outside.sum())} of {len(images)} "
+            f"images, the first is image {_first(outside)}); scale them, and put normalisation into the model"
         )
 
 
@@ -72,8 +72,8 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
     if not logits.isfinite().all():
         bad = ~logits.isfinite().all(1)
         raise RobustSNNError(
-            f"the model returned NaN or infinite logits for {int(bad.sum())} of {len(logits)} images (the first is image "
-            f"{_first(bad)} of the batch); check its weights and normalisation"
+            f"the model returned NaN or infinite logits for {int(bad.sum())} of {len(logits)} images (the first is "
+            f"image {_first(bad)} of the batch); check its weights and normalisation"
         )
     classes = logits.shape[1]
     if classes < 2:
@@ -82,6 +82,41 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
         raise RobustSNNError(
             f"label {int(labels.max())} is out of range: the model has {classes} classes (0 to {classes - 1})"
         )
+
+
+def check_gradient(grad: Tensor | None) -> Tensor:
+    """The gradient at the images must exist and be finite.
+
+    Raises:
+        RobustSNNError: saying what is wrong and where to look.
+    """
+    if grad is None:
+        raise RobustSNNError(
+            "no gradient reaches the images: the logits do not depend on them in a differentiable way; look for a hard "
+            "threshold without a surrogate, .detach() or torch.no_grad() in the model"
+        )
+    bad = ~grad.isfinite().flatten(1).all(1)
+    if bad.any():
+        raise RobustSNNError(
+            f"the model's gradient holds NaN or infinity for {int(bad.sum())} of {len(grad)} images (the first is "
+            f"image {_first(bad)} of the batch); check its surrogates, roots and divisions"
+        )
+    return grad
+
+
+def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    """The lowest and the highest pixel value.
+
+    Raises:
+        RobustSNNError: not two numbers, or not the lower one first.
+    """
+    try:
+        low, high = (float(value) for value in bounds)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not low < high:
+        raise RobustSNNError(f"bounds must be the lowest and the highest pixel value, e.g. (0, 1), got {bounds!r}")
+    return low, high
 
 
 def check_number(name: str, value: float, low: float = 0.0, *, above: bool = False) -> float:

@@ -27,9 +27,10 @@ def build_attack(name: str, model: Model, **parameters: Any) -> ImageAttack:
         UnknownNameError: no such attack.
         RobustSNNError: parameters that it does not have or that make no sense.
     """
-    if name.lower() not in ATTACKS:
+    key = str(name).lower()
+    if key not in ATTACKS:
         raise UnknownNameError("attack", name, ATTACKS)
     try:
-        return ATTACKS[name.lower()](model, **parameters)
+        return ATTACKS[key](model, **parameters)
     except TypeError as error:
         raise RobustSNNError(f"attack {name}: {error}") from None

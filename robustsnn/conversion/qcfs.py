@@ -16,8 +16,9 @@ def convert_qcfs(
     """The same layers with every `QCFS` call replaced by a soft-reset IF neuron with ``threshold = bound``.
 
     Bu et al., "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks", ICLR 2022.
-    A current constant in time gives exactly the activation with Q = T; what remains is the unevenness of spike times.
-    Batch norm stays unfolded (a per-step affine map). The ANN is not modified.
+    A current constant in time gives the activation with Q = T (ties may round apart unless T is a power of two); what
+    remains is the unevenness of spike times. So for large T the limit is clip(z, 0, bound), whatever the levels of the
+    ANN. Batch norm stays unfolded (a per-step affine map). The ANN is not modified.
 
     Args:
         ann: an `AnnClassifier` whose activations are all `QCFS`, or its bare network.

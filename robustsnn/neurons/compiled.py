@@ -7,6 +7,7 @@ their order are those of SpikingJelly's reference step, so spikes agree bit for 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -130,11 +131,10 @@ def _backward_loop(shape: int, soft: bool, through_reset: bool) -> Any:
 
 
 def _compile(loop: Callable[..., Any]) -> Any:
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(loop, cache=True, **options)
+        return numba.njit(loop, nogil=True, error_model="numpy", cache=True)
     except RuntimeError:  # no writable place for the cache
-        return numba.njit(loop, **options)
+        return numba.njit(loop, nogil=True, error_model="numpy")
 
 
 @functools.cache
@@ -145,9 +145,9 @@ def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
 def _run(loop: Any, size: int, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
     threads = torch.get_num_threads() if size >= _PARALLEL_FROM else 1
     cuts = [size * k // threads // 16 * 16 for k in range(threads)] + [size]
-    *others, own = zip(cuts[:-1], cuts[1:])
+    *others, own = itertools.pairwise(cuts)
     pool = _pool(os.getpid(), threads)
-    tasks = [pool.submit(loop, *before, a, b, *after) for a, b in others]
+    tasks = [pool.submit(functools.partial(loop, *before, *span, *after)) for span in others]
     loop(*before, *own, *after)
     for task in tasks:
         task.result()
@@ -157,7 +157,7 @@ def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
     return tuple(t.detach().view(t.shape[0], -1).numpy() for t in tensors)
 
 
-def _scalars(dtype: torch.dtype, *values: float) -> tuple[Any, ...]:
+def _scalars(dtype: torch.dtype, *values: float | Tensor) -> tuple[Any, ...]:
     number = np.float32 if dtype == torch.float32 else np.float64
     return tuple(number(float(value)) for value in values)
 

@@ -79,7 +79,7 @@ def build_surrogate(name: str, **parameters: float) -> surrogate.SurrogateFuncti
         RobustSNNError: a parameter that this surrogate does not have.
     """
     known = surrogates()
-    by_key = {key.lower(): key for key in known} | {alias: target for alias, target in _ALIASES.items()}
+    by_key = {key.lower(): key for key in known} | _ALIASES
     key = by_key.get(name.lower().replace("_", ""))
     if key is None or key not in known:
         raise UnknownNameError("surrogate", name, [*known, *_ALIASES])

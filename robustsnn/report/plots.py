@@ -80,7 +80,7 @@ def accuracy_against_eps(results: Results, narrow: bool = False) -> Figure:
                 ax.axhline(100 / classes, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
             _eps_axis(ax, every, norm, start=0.0)
             percent_axis(ax)
-            _title(ax, title_of(model), 22 if narrow else 30)
+            _title(ax, title_of(model), 24)
         _y_label(panels, "accuracy (%)")
         handles = [
             Line2D(
@@ -105,7 +105,8 @@ def gap_against_eps(results: Results, narrow: bool = False) -> Figure:
     style = looks(results)
     models = _need([m for m in results["models"] if any(g["gap"] and g["norm"] == norm for g in m["gap"])], "gaps")
     every = sorted({float(g["eps"]) for m in models for g in m["gap"] if g["gap"] and g["norm"] == norm})
-    dodge = (every[-1] - every[0] or every[0]) * 0.008
+    closest = min(np.diff(every), default=every[0])
+    dodge = min((every[-1] - every[0] or every[0]) * 0.008, 0.6 * closest / len(models))
     with styled():
         figure = new_figure(3.4 if narrow else 3.6, narrow)
         ax = figure.subplots()
@@ -239,7 +240,7 @@ def energy_ratio(results: Results, narrow: bool = False) -> Figure:
 
 
 def attack_comparison(results: Results, eps: float | None = None, narrow: bool = False) -> Figure:
-    """Return a heat-map of accuracy, attack by gradient rule, one panel a model; the lowest value has a frame.
+    """Return a heat-map of accuracy, attack by gradient rule, one panel a model; the lowest values have a frame.
 
     Args:
         results: the contents of ``results.json``.
@@ -267,11 +268,18 @@ def attack_comparison(results: Results, eps: float | None = None, narrow: bool =
             cells: dict[tuple[str, str | None], Entry] = {}
             for entry in sorted(found, key=lambda e: -e["accuracy"]["value"]):
                 cells[entry["attack"], entry["rule"]] = entry
-            lowest = strongest(list(cells.values()))
+            lowest = min(entry["accuracy"]["value"] for entry in cells.values())
             for (attack, rule), entry in cells.items():
                 spans = not rule and attack not in ruled
                 left, right = (0, len(rules) - 1) if spans else [rules.index(rule)] * 2
-                _cell(ax, left, right, rows.index(attack), entry["accuracy"]["value"], frame=entry is lowest)
+                _cell(
+                    ax,
+                    left,
+                    right,
+                    rows.index(attack),
+                    entry["accuracy"]["value"],
+                    frame=entry["accuracy"]["value"] == lowest,
+                )
             ax.set_xlim(-0.5, len(rules) - 0.5)
             ax.set_ylim(len(attacks) - 0.5, -0.5)
             ax.set_xticks(range(len(rules)), [shorten(rule or "no gradient", 12) for rule in rules])
@@ -281,7 +289,7 @@ def attack_comparison(results: Results, eps: float | None = None, narrow: bool =
             ax.grid(visible=False)
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
-            _title(ax, title_of(model), 40 if narrow else 28)
+            _title(ax, title_of(model), 40 if narrow else 24)
     return figure
 
 

@@ -80,7 +80,7 @@ def looks(results: Results) -> dict[str, Look]:
     """Return the look of every model by its name, in the order of the results."""
     names = [model["name"] for model in results["models"]]
     return {
-        name: Look(SERIES[i % len(SERIES)], MARKERS[(i + i // len(SERIES)) % len(MARKERS)])
+        name: Look(SERIES[i % len(SERIES)], MARKERS[(i % len(SERIES) + i // len(SERIES)) % len(MARKERS)])
         for i, name in enumerate(names)
     }
 

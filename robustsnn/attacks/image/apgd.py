@@ -43,9 +43,9 @@ class APGD(RestartedAttack):
     """APGD on the cross entropy, without parameters but the number of steps (Croce & Hein, ICML 2020).
 
     Momentum 0.75 on the iterates; the step starts at ``2 eps``. At checkpoints (after 22 % of the steps, then at
-    intervals shrinking by 3 % to 6 %) a sample whose loss rose in at most 75 % of the steps since, or whose best loss and
-    step both stayed the same, halves its step and goes on from its best point. As in the authors' code, the first step
-    counts as a rise.
+    intervals shrinking by 3 % to 6 %) a sample whose loss rose in at most 75 % of the steps since, or whose best loss
+    and step both stayed the same, halves its step and goes on from its best point. As in the authors' code, the first
+    step counts as a rise.
 
     Args:
         model: as in `ImageAttack`.
@@ -62,18 +62,18 @@ class APGD(RestartedAttack):
         """One run: the fooling iterate of each fooled sample, the best-loss iterate of the others."""
         result, fooled = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         s, wrong = self._begin(x, y, restart)
+        self._note(s, wrong, result, fooled)
         until_check, interval = self._first_interval, self._first_interval
         for step in range(self.steps):
-            self._note(s, wrong, result, fooled)
             if not len(s.index):
                 return result, fooled
             wrong = self._move(s, first=step == 0)
+            self._note(s, wrong, result, fooled)  # before a check sends samples back to other points
             until_check -= 1
             if until_check == 0:
                 self._check(s, interval)
                 interval = max(interval - self._shrink, self._last_interval)
                 until_check = interval
-        self._note(s, wrong, result, fooled)
         missed = ~fooled[s.index]
         result[s.index[missed]] = s.best[missed]
         return result, fooled
@@ -93,7 +93,7 @@ class APGD(RestartedAttack):
     def _begin(self, x: Tensor, y: Tensor, restart: int) -> tuple[_Samples, Tensor]:
         adv = self.ball.edge_start(x, self.seed, 200 + restart)
         loss, grad, wrong = self.loss_and_gradient(adv, y)
-        step = torch.full_like(loss, 2 * self.ball.eps)
+        step = torch.full_like(loss, 2 * self.ball.eps, dtype=x.dtype)
         nothing = torch.zeros_like(loss)
         rows = torch.arange(len(x), device=x.device)
         halved = torch.ones_like(wrong)

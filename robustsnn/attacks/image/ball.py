@@ -68,7 +68,7 @@ class LinfBall(Ball):
     def edge_start(self, origin: Tensor, seed: int, stream: int) -> Tensor:
         """Uniform noise scaled so that its largest pixel moves by ``eps``."""
         noise = 2 * per_image(origin, seed, stream) - 1
-        return self.clamp(origin + self.eps * noise / _per_sample(noise.abs().flatten(1).amax(1), noise))
+        return self.clamp(origin + self.eps * noise / _per_sample(_amax(noise), noise))
 
 
 class L2Ball(Ball):
@@ -83,13 +83,14 @@ class L2Ball(Ball):
 
     def direction(self, grad: Tensor) -> Tensor:
         """The gradient scaled to length 1."""
+        grad = grad / _per_sample(_amax(grad).clamp_min(torch.finfo(grad.dtype).tiny), grad)  # squares stay in range
         return grad / _length(grad)
 
     def start(self, origin: Tensor, seed: int, stream: int) -> Tensor:
         """Uniform direction and uniform length up to ``eps``, cut by the bounds."""
         noise = per_image(origin, seed, stream, torch.randn)
-        length = per_image(origin.flatten(1)[:, :1], seed, stream + 1_000_003)
-        return self.clamp(origin + self.eps * _per_sample(length[:, 0], noise) * noise / _length(noise))
+        length = per_image(origin, seed, stream + 1_000_003).flatten(1)[:, 0]
+        return self.clamp(origin + self.eps * _per_sample(length, noise) * noise / _length(noise))
 
     def edge_start(self, origin: Tensor, seed: int, stream: int) -> Tensor:
         """Uniform direction, length ``eps``, cut by the bounds."""
@@ -114,6 +115,10 @@ def build_ball(norm: str, eps: float, bounds: Bounds = (0.0, 1.0)) -> Ball:
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _amax(x: Tensor) -> Tensor:
+    return x.abs().flatten(1).amax(1)
 
 
 def _length(x: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from robustsnn.attacks.context import attacked
 from robustsnn.attacks.image.ball import Bounds, build_ball
 from robustsnn.attacks.inputs import (
     Model,
+    check_bounds,
     check_count,
+    check_gradient,
     check_images,
     check_labels,
     check_logits,
@@ -28,7 +30,8 @@ class ImageAttack(ABC):
     Random numbers belong to each image (see `per_image`), so results depend neither on batch size nor on batch mates.
 
     Args:
-        model: images ``[N, ...]`` to logits ``[N, K]``: a `SpikingClassifier`, a view ``model.through(rule)``, or any other.
+        model: images ``[N, ...]`` to logits ``[N, K]``: a `SpikingClassifier`, a view ``model.through(rule)``, or any
+            other.
         eps: radius >= 0 of the ball, in units of the images.
         norm: ``"Linf"`` or ``"L2"``.
         seed: of the random numbers.
@@ -53,7 +56,7 @@ class ImageAttack(ABC):
         batch_size: int | None = None,
     ) -> None:
         self.model = model
-        self.ball = build_ball(norm, check_number("eps", eps), bounds)
+        self.ball = build_ball(norm, check_number("eps", eps), check_bounds(bounds))
         self.seed = seed
         self.batch_size = None if batch_size is None else check_count("batch_size", batch_size)
 
@@ -63,8 +66,11 @@ class ImageAttack(ABC):
         check_labels(labels, len(images))
         device = device_of(self.model) or images.device
         batches = zip(images.split(self.batch_size or len(images)), labels.split(self.batch_size or len(images)))
-        with attacked(self.model), torch.no_grad():
-            done = [self.perturb(x.detach().to(device), y.to(device)).to(x.device) for x, y in batches]
+        with attacked(self.model), torch.inference_mode(False), torch.no_grad():
+            done = [
+                self.perturb(x.to(device, copy=True), y.to(device, torch.long, copy=True)).to(x.device)
+                for x, y in batches
+            ]
         return torch.cat(done)
 
     @abstractmethod
@@ -87,7 +93,8 @@ class ImageAttack(ABC):
             x = x.detach().requires_grad_()
             z = self.logits(x, y)
             loss = torch.nn.functional.cross_entropy(z, y, reduction="none")
-            (grad,) = torch.autograd.grad(loss.sum(), x)
+            grad = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0] if loss.requires_grad else None
+        grad = check_gradient(grad)
         return loss.detach(), grad, z.detach().argmax(1) != y
 
 

@@ -17,7 +17,7 @@ class FGSM(RestartedAttack):
     """
 
     def __init__(self, model: Model, eps: float = 8 / 255, *, early_stop: bool = True, **kwargs: object) -> None:
-        super().__init__(model, eps, early_stop=early_stop, **kwargs)
+        super().__init__(model, eps, early_stop=early_stop, **kwargs)  # type: ignore[arg-type]
 
     @property
     def starts_elsewhere(self) -> bool:

@@ -1,0 +1,349 @@
+"""The command line: a thin face that parses, calls and prints."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from robustsnn import runtime
+from robustsnn.errors import RobustSNNError
+
+runtime.quiet_imports()
+
+app = typer.Typer(
+    name="robustsnn",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""Measure and improve the adversarial robustness of spiking neural networks.
+
+    Start with `robustsnn benchmark`: it trains a plain, a defended and a converted SNN on real hand-written digits, attacks
+    all of them and writes a report page. `robustsnn list` shows what there is.""",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+DatasetOption = Annotated[str, typer.Option("--dataset", help="Data set; `robustsnn list datasets` shows them.")]
+RootOption = Annotated[
+    str | None, typer.Option("--data-root", help="Folder of the data set (torchvision's layout), or the .npz file.")
+]
+DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch missing files through torchvision.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of training, noise and attacks.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+OutOption = Annotated[Path, typer.Option("--out", help="Output folder; an interrupted run goes on where it stopped.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Delete what the output folder holds and start again.")]
+TestOption = Annotated[int | None, typer.Option("--n-test", min=1, help="Use the first N test images only.")]
+
+
+def _readable_errors(command: Command) -> Command:
+    """Print an error of ours as one line and leave with status 2; an interrupt says how to go on."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            runtime.tune_allocator()
+            command(*args, **kwargs)
+        except RobustSNNError as error:
+            typer.secho(f"robustsnn: {error}", fg="red", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.secho("\nrobustsnn: interrupted; run the same command again to go on", fg="yellow", err=True)
+            raise typer.Exit(130) from None
+
+    return run  # type: ignore[return-value]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        import robustsnn
+
+        typer.echo(f"robustsnn {robustsnn.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@_readable_errors
+def benchmark(
+    dataset: DatasetOption = "digits",
+    data_root: RootOption = None,
+    download: DownloadOption = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML file with the whole configuration; replaces the other options."),
+    ] = None,
+    out: OutOption = Path("out"),
+    n_test: TestOption = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Train for so many epochs.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    fresh: FreshOption = False,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the configuration as YAML, to edit and give to --config.")
+    ] = False,
+) -> None:
+    """Run the main job: train, convert, attack, and report the gap between random and adversarial perturbation.
+
+    Without options: a plain SNN, an SR-trained SNN and a QCFS-converted SNN on the embedded digits, under noise, FGSM, PGD
+    and APGD-CE, each differentiated by BPTT and by BPTR. The output folder receives `report.html`, `results.json`,
+    `samples.parquet`, the plots and the trained models.
+
+    Examples:
+
+    - `robustsnn benchmark --out out/digits`
+
+    - `robustsnn benchmark --dataset mnist --data-root ~/data --download`
+
+    - `robustsnn benchmark --dataset npz --data-root mine.npz --out out/mine`
+
+    - `robustsnn benchmark --show-config > mine.yaml`, edit, `robustsnn benchmark --config mine.yaml`
+    """
+    from robustsnn.evaluation import main_job, read_config
+    from robustsnn.evaluation.overrides import with_epochs, with_seed
+
+    if config is not None:
+        settings = read_config(config)
+        data = settings.data
+        updates: dict[str, Any] = {"root": data_root or data.root, "download": download or data.download}
+    else:
+        settings = with_seed(main_job(dataset, device=device), seed)
+        data = settings.data
+        updates = {"root": data_root, "download": download, "n_test": n_test or data.n_test}
+        if epochs is not None:
+            settings = with_epochs(settings, epochs)
+    settings = settings.model_copy(update={"data": data.model_copy(update=updates)})
+    if show_config:
+        typer.echo(_yaml(settings.model_dump(mode="json")))
+        return
+    _run_and_report(settings, out, fresh)
+
+
+@app.command()
+@_readable_errors
+def evaluate(
+    checkpoint: Annotated[list[Path], typer.Argument(help="Trained models (.safetensors), compared with each other.")],
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Data set; that of training unless given.")] = None,
+    data_root: RootOption = None,
+    download: DownloadOption = False,
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", help="Attack, repeatable; the main job's attacks unless given.")
+    ] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="Gradient rule, repeatable; bptt and bptr unless given.")
+    ] = None,
+    eps: Annotated[list[str] | None, typer.Option("--eps", help="Radius such as 8/255 or 0.03, repeatable.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the iterative attacks.")] = None,
+    norm: Annotated[str, typer.Option("--norm", help="Linf or L2.")] = "Linf",
+    n_test: TestOption = None,
+    time_steps: Annotated[int | None, typer.Option("--time-steps", min=1, help="T of a converted ANN.")] = None,
+    out: OutOption = Path("out"),
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    fresh: FreshOption = False,
+) -> None:
+    """Attack trained models and report; `robustsnn train` and `benchmark` write such files.
+
+    Example: `robustsnn evaluate out/models/plain.safetensors --attack pgd --eps 8/255 --eps 16/255 --out out/pgd`
+    """
+    from robustsnn.evaluation.overrides import evaluation_of
+
+    settings = evaluation_of(
+        [str(path) for path in checkpoint],
+        dataset=dataset,
+        root=data_root,
+        download=download,
+        attacks=attack,
+        rules=rule,
+        eps=eps,
+        steps=steps,
+        norm=norm,
+        n_test=n_test,
+        time_steps=time_steps,
+        seed=seed,
+        device=device,
+    )
+    _run_and_report(settings, out, fresh)
+
+
+@app.command()
+@_readable_errors
+def train(
+    out: Annotated[Path, typer.Option("--out", help="File of the trained model, .safetensors.")] = Path(
+        "model.safetensors"
+    ),
+    dataset: DatasetOption = "digits",
+    data_root: RootOption = None,
+    download: DownloadOption = False,
+    model: Annotated[str, typer.Option("--model", help="Architecture; `robustsnn list models`.")] = "cnn",
+    neuron: Annotated[str, typer.Option("--neuron", help="if, lif, plif; relu or qcfs for an ANN.")] = "if",
+    time_steps: Annotated[int, typer.Option("--time-steps", help="Number of simulation steps T.")] = 8,
+    encoder: Annotated[str, typer.Option("--encoder", help="direct or poisson.")] = "direct",
+    objective: Annotated[str, typer.Option("--objective", help="ce (plain) or sr; `robustsnn list defenses`.")] = "ce",
+    lam: Annotated[float | None, typer.Option("--lam", help="Weight of the regulariser of sr.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1)] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    fresh: FreshOption = False,
+) -> None:
+    """Train one model; run the same command again after an interruption and it goes on, to the same weights.
+
+    The best epoch is chosen on a held-out part of the training images. Progress is logged beside the file.
+
+    Example: `robustsnn train --dataset mnist --data-root ~/data --objective sr --lam 0.01 --out sr.safetensors`
+    """
+    from robustsnn.evaluation.single import train_one
+    from robustsnn.terminal import Bars, console
+
+    if fresh:
+        _delete([out, out.with_suffix(".training")])
+    with Bars() as progress:
+        record = train_one(
+            out=out,
+            dataset=dataset,
+            root=data_root,
+            download=download,
+            architecture=model,
+            neuron=neuron,
+            time_steps=time_steps,
+            encoder=encoder,
+            objective=objective,
+            lam=lam,
+            training={"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
+            device=device,
+            progress=progress,
+        )
+    console.print(
+        f"[bold]{out}[/bold]: test accuracy {_rate(record['test_accuracy'])}, "
+        f"best epoch {record['selected_epoch']} of {record['epochs']}, {record['seconds']:.0f} s of training"
+    )
+
+
+@app.command()
+@_readable_errors
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A trained ANN: `robustsnn train --neuron qcfs` (or relu).")],
+    out: Annotated[Path, typer.Option("--out", help="File of the converted SNN.")] = Path("converted.safetensors"),
+    method: Annotated[
+        str | None, typer.Option("--method", help="qcfs or opi; by the ANN's activations unless given.")
+    ] = None,
+    time_steps: Annotated[int, typer.Option("--time-steps", help="T of the converted model.")] = 8,
+    v_init: Annotated[
+        float, typer.Option("--v-init", help="Initial potential in thresholds; 0.5 is OPI's optimum.")
+    ] = 0.5,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Data set; that of training unless given.")] = None,
+    data_root: RootOption = None,
+    n_test: TestOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Convert an ANN to an SNN and show its accuracy over T beside the ANN's.
+
+    Example: `robustsnn train --neuron qcfs --out ann.safetensors`, then `robustsnn convert ann.safetensors`
+    """
+    from robustsnn.evaluation.single import convert_one
+    from robustsnn.report.tables import conversion_table
+    from robustsnn.terminal import console
+
+    conversion = convert_one(checkpoint, out, method, time_steps, v_init, dataset, data_root, n_test, device)
+    console.print(conversion_table({"conversions": [conversion]}))
+    console.print(f"[bold]{out}[/bold]: an SNN of {time_steps} steps; attack it with `robustsnn evaluate {out}`")
+
+
+@app.command()
+@_readable_errors
+def report(folder: Annotated[Path, typer.Argument(help="Output folder of a benchmark or an evaluation.")]) -> None:
+    """Write report.html and the plots of a run again, finished or not, and print its table."""
+    _report(folder)
+
+
+class Kind(StrEnum):
+    """What `robustsnn list` can list."""
+
+    datasets = "datasets"
+    models = "models"
+    rules = "rules"
+    attacks = "attacks"
+    defenses = "defenses"
+    conversions = "conversions"
+    surrogates = "surrogates"
+
+
+@app.command("list")
+@_readable_errors
+def list_(kind: Annotated[Kind | None, typer.Argument(help="One kind; all unless given.")] = None) -> None:
+    """Show the data sets, models, gradient rules, attacks, defenses, conversions and surrogates there are."""
+    from robustsnn.catalogue import catalogue
+    from robustsnn.terminal import console, print_catalogue
+
+    wanted = [kind.value] if kind else [k.value for k in Kind]
+    print_catalogue({name: entries for name, entries in catalogue().items() if name in wanted}, console)
+
+
+def _run_and_report(settings: Any, out: Path, fresh: bool) -> None:
+    from robustsnn.evaluation import run_benchmark
+    from robustsnn.terminal import Bars
+
+    if fresh:
+        _delete_run(out)
+    with Bars() as progress:
+        run_benchmark(settings, out, progress)
+    _report(out)
+
+
+def _report(folder: Path) -> None:
+    from robustsnn.report.html import write_report
+    from robustsnn.report.loading import load_examples, load_results
+    from robustsnn.report.plots import save_plots
+    from robustsnn.report.tables import print_summary
+    from robustsnn.terminal import console
+
+    results = load_results(folder)
+    print_summary(results, console)
+    save_plots(results, folder / "plots", load_examples(folder))
+    page = write_report(folder)
+    console.print(f"Report: [bold]{page}[/bold]", soft_wrap=True)
+
+
+def _delete_run(out: Path) -> None:
+    """Delete a run, and nothing that is not one."""
+    if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
+        raise RobustSNNError(f"{out} is not the folder of a robustsnn run; --fresh will not delete it")
+    _delete([out])
+
+
+def _delete(paths: list[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(content, sort_keys=False).rstrip()
+
+
+def _rate(rate: dict[str, Any]) -> str:
+    return f"{100 * rate['value']:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}], n = {rate['n']}"
+
+
+def main() -> None:
+    """Entry point of the ``robustsnn`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

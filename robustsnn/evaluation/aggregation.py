@@ -1,0 +1,189 @@
+"""From rows, one for each image, to rates, gaps and summaries with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from robustsnn.attacks.registry import ATTACKS
+from robustsnn.evaluation.config import AttackConfig, BenchmarkConfig, GradientConfig, label_of
+from robustsnn.evaluation.measurement import CLEAN, Job, jobs_of
+from robustsnn.evaluation.statistics import paired_difference, rate, summary
+
+Rows = dict[str, np.ndarray]
+
+
+def columns_of(table: pa.Table) -> Rows:
+    """A Parquet table as arrays."""
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def attack_results(rows: Rows, config: BenchmarkConfig, model: str, n_images: int) -> dict[str, Any]:
+    """The parts of a model's results that come from its rows: ``clean``, ``attacks`` and ``gap``.
+
+    Only measurements whose ``n_images`` rows are all there are reported.
+    """
+    found = [(job, _rows_of(rows, job)) for job in jobs_of(model, config)]
+    complete = [(job, own) for job, own in found if len(own["image"]) == n_images]
+    clean = next((own for job, own in complete if job.attack is None), None)
+    if clean is None:
+        return {"attacks": [], "gap": []}
+    right = clean["correct"]
+    attacks = [_attack_entry(job, own, right, config) for job, own in complete if job.attack is not None]
+    return {
+        "clean": rate(int(right.sum()), n_images).as_dict(),
+        "attacks": attacks,
+        "gap": [entry for eps in config.eps if (entry := _gap_entry(eps, complete, config)) is not None],
+    }
+
+
+def gradient_results(rows: Rows, study: GradientConfig) -> dict[str, Any] | None:
+    """Norms, zeros and the adversarial-to-random ratio of one model through one rule; None without rows."""
+    if not rows or not len(rows["l1"]):
+        return None
+    l1, l2, nonzero, entries = (rows[name] for name in ("l1", "l2", "nonzero", "entries"))
+    alive = l2 > 0
+    predicted = 3 * l1[alive] ** 2 / l2[alive] ** 2
+    ratios = []
+    for i, eps in enumerate(study.eps):
+        adversarial, random = rows[f"adversarial_{i}"], rows[f"random_{i}"]
+        value, low, high = _ratio_of_means(adversarial, random)
+        ratios.append(
+            {
+                "eps": eps,
+                "measured": value,
+                "measured_interval": [low, high],
+                "predicted": summary(predicted).as_dict() if alive.any() else None,
+                "lower_bound": 3.0,
+                "upper_bound": summary(3 * nonzero).as_dict(),
+            }
+        )
+    zero_share = 1 - nonzero / entries
+    return {
+        "n": len(l1),
+        "l1": summary(l1).as_dict(),
+        "l2": summary(l2).as_dict(),
+        "zero_share": summary(zero_share).as_dict(),
+        "all_zero": rate(int((~alive).sum()), len(l1)).as_dict(),
+        "ratio": ratios,
+        "values": {"l1": l1.tolist(), "l2": l2.tolist(), "zero_share": zero_share.tolist()},
+    }
+
+
+def warnings_of(models: Sequence[dict[str, Any]], config: BenchmarkConfig) -> list[str]:
+    """What a sceptical reader should know before believing the numbers."""
+    found = []
+    for model in models:
+        found += _attack_warnings(model, config)
+        for study in model.get("gradients", []):
+            if study["all_zero"]["count"]:
+                found.append(
+                    f"{model['title']}: {study['all_zero']['count']} of {study['n']} images have an all-zero input "
+                    f"gradient through {study['rule']}; that is masking, not robustness"
+                )
+    return found
+
+
+def is_noise(attack: AttackConfig) -> bool:
+    """Whether the attack consults no gradient."""
+    return getattr(ATTACKS[attack.name.lower()], "family", "adversarial") == "noise"
+
+
+def _rows_of(rows: Rows, job: Job) -> Rows:
+    if not rows:
+        return {"image": np.zeros(0)}
+    mask = (
+        (rows["attack"] == job.attack_label)
+        & (rows["rule"] == (job.rule_label or ""))
+        & (np.abs(rows["eps"] - job.eps) < 1e-12)
+    )
+    picked = {name: values[mask] for name, values in rows.items()}
+    order = np.argsort(picked["image"], kind="stable")
+    return {name: values[order] for name, values in picked.items()}
+
+
+def _attack_entry(job: Job, rows: Rows, right: np.ndarray, config: BenchmarkConfig) -> dict[str, Any]:
+    assert job.attack is not None
+    n = len(rows["image"])
+    fooled = right & ~rows["correct"]
+    originally = int(right.sum())
+    perturbed = right if right.any() else np.ones(n, bool)
+    return {
+        "attack": job.attack.name,
+        "title": label_of(job.attack),
+        "family": "noise" if is_noise(job.attack) else "adversarial",
+        "rule": job.rule_label,
+        "norm": config.norm,
+        "eps": job.eps,
+        "accuracy": rate(int(rows["correct"].sum()), n).as_dict(),
+        "success": rate(int(fooled.sum()), originally).as_dict() if originally else None,
+        "claimed": int((rows["claimed"] & right).sum()),
+        "verified": int(fooled.sum()),
+        "illegal": int((~rows["legal"]).sum()),
+        "mean_linf": float(rows["linf"][perturbed].mean()),
+        "mean_l2": float(rows["l2"][perturbed].mean()),
+        "seconds": float(rows["seconds"].sum()),
+        "settings": dict(job.attack.params),
+    }
+
+
+def _gap_entry(eps: float, complete: list[tuple[Job, Rows]], config: BenchmarkConfig) -> dict[str, Any] | None:
+    here = [(job, own["correct"]) for job, own in complete if job.attack is not None and job.eps == eps]
+    noises = [(job.attack_label, correct) for job, correct in here if job.rule is None]
+    attacks = [correct for job, correct in here if job.rule is not None]
+    if not noises or not attacks:
+        return None
+    worst_noise, random = min(noises, key=lambda noise: noise[1].sum())
+    adversarial = np.logical_and.reduce(attacks)
+    n = len(random)
+    return {
+        "eps": eps,
+        "norm": config.norm,
+        "random": rate(int(random.sum()), n).as_dict(),
+        "random_attack": worst_noise,
+        "adversarial": rate(int(adversarial.sum()), n).as_dict(),
+        "gap": paired_difference(random, adversarial).as_dict(),
+    }
+
+
+def _ratio_of_means(a: np.ndarray, b: np.ndarray, resamples: int = 1000) -> tuple[float | None, ...]:
+    """``mean(a) / mean(b)`` with a 95 % bootstrap percentile interval over images; Nones where b is 0 throughout."""
+    if b.sum() <= 0:
+        return None, None, None
+    draws = np.random.default_rng(0).integers(len(a), size=(resamples, len(a)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = a[draws].mean(1) / b[draws].mean(1)
+    ratios = ratios[np.isfinite(ratios)]
+    low, high = np.quantile(ratios, [0.025, 0.975]) if len(ratios) else (np.nan, np.nan)
+    return float(a.mean() / b.mean()), float(low), float(high)
+
+
+def _attack_warnings(model: dict[str, Any], config: BenchmarkConfig) -> list[str]:
+    found = []
+    attacks = [entry for entry in model["attacks"] if entry["family"] == "adversarial"]
+    for entry in model["attacks"]:
+        lost = entry["claimed"] - entry["verified"]
+        where = f"{model['title']}, {entry['title']} at eps {entry['eps']:.4g}"
+        if entry["illegal"]:
+            found.append(f"{where}: {entry['illegal']} examples left the ball and were not counted")
+        if entry["family"] == "adversarial" and lost > max(1, 0.01 * entry["accuracy"]["n"]):
+            found.append(f"{where}: {lost} claimed successes did not fool the untouched model")
+    best = {(e["rule"], e["eps"], e["attack"]): e["accuracy"]["count"] for e in attacks}
+    n = max((e["accuracy"]["n"] for e in attacks), default=0)
+    for (rule, eps, attack), count in best.items():
+        one_step = best.get((rule, eps, "fgsm"))
+        if attack in ("pgd", "apgd-ce") and one_step is not None and count > one_step + 0.01 * n:
+            found.append(
+                f"{model['title']}: {attack} is weaker than one step at eps {eps:.4g} through {rule} "
+                f"({count} against {one_step} of {n} left standing); the gradient misleads"
+            )
+    failed = [entry["eps"] for entry in model["gap"] if entry["gap"]["high"] < 0]
+    return found + [
+        f"{model['title']}: random noise beats every attack at eps {eps:.4g}; attacks fail" for eps in failed
+    ]
+
+
+__all__ = ["CLEAN", "attack_results", "columns_of", "gradient_results", "is_noise", "warnings_of"]

@@ -1,0 +1,80 @@
+"""A converted SNN over time: accuracy and latency at every T, beside what its ANN reaches."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustsnn.classifier import SpikingClassifier
+from robustsnn.conversion import accuracy_over_time, latency
+from robustsnn.evaluation.config import ModelConfig
+from robustsnn.evaluation.statistics import rate
+from robustsnn.neurons import QCFS
+
+_FINE = 2**16
+
+
+def conversion_curve(
+    entry: ModelConfig,
+    snn: SpikingClassifier,
+    ann: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    latency_images: int = 64,
+) -> dict[str, Any]:
+    """Accuracy and latency of a converted SNN over T beside the limits of its ANN, as in ``results.json``."""
+    assert entry.conversion is not None
+    steps = sorted(set(entry.conversion.time_steps))
+    accuracies = accuracy_over_time(snn, images, labels, steps, batch_size)
+    times = latency(snn, images[:latency_images], steps, repeats=3)
+    return {
+        "model": entry.name,
+        "title": entry.title or entry.name,
+        "method": entry.conversion.method,
+        **ann_limits(ann.eval(), images, labels, batch_size),
+        "over_time": [
+            {
+                "time_steps": at.time_steps,
+                "accuracy": rate(at.correct, at.n).as_dict(),
+                "ms_per_image": took.ms_per_image,
+            }
+            for at, took in zip(accuracies, times)
+        ],
+    }
+
+
+def ann_limits(ann: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> dict[str, Any]:
+    """Rates ``ann`` and ``quantised``.
+
+    For QCFS the trained network is the quantised one, and ``ann`` is the same network with (practically) unquantised,
+    clipped activations: what the SNN tends to as T grows. Other networks have no quantised form (None).
+
+    Args:
+        ann: in eval mode.
+        images: ``[N, C, H, W]`` in [0, 1].
+        labels: ``[N]``.
+        batch_size: images per pass.
+    """
+    if not any(isinstance(module, QCFS) for module in ann.modules()):
+        return {"ann": accuracy(ann, images, labels, batch_size), "quantised": None}
+    smooth = copy.deepcopy(ann)
+    for module in smooth.modules():
+        if isinstance(module, QCFS):
+            module.levels = _FINE
+    return {
+        "ann": accuracy(smooth, images, labels, batch_size),
+        "quantised": accuracy(ann, images, labels, batch_size),
+    }
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> dict[str, Any]:
+    """Rate of correct predictions as plain data; ``model`` in eval mode, images ``[N, C, H, W]``, labels ``[N]``."""
+    with torch.no_grad():
+        right = sum(
+            int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(batch_size), labels.split(batch_size))
+        )
+    return rate(right, len(labels)).as_dict()

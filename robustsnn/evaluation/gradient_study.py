@@ -1,0 +1,64 @@
+"""The input gradient of the true-class probability: its norms, its zeros, and how much worse than random it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustsnn.attacks.context import attacked
+from robustsnn.attacks.inputs import Model, check_logits
+from robustsnn.attacks.randomness import per_image
+
+
+def study_gradients(
+    model: Model, images: Tensor, labels: Tensor, eps: Sequence[float], draws: int = 8, seed: int = 0
+) -> dict[str, list[float]]:
+    """Per image: norms of ``g``, the gradient of ``f = p_y`` at the image, and squared changes of ``f``.
+
+    The adversarial change is ``(f(x + eps sgn g) - f(x))^2``, the random one the mean of ``(f(x + d) - f(x))^2`` over
+    ``draws`` uniform draws ``d`` from the cube of side ``2 eps``; neither is clipped to [0, 1], as in the theory (Liu et
+    al., ICML 2024): for linear ``f`` their ratio is ``3 ||g||_1^2 / ||g||_2^2``, which lies in ``[3, 3 ||g||_0]``.
+
+    Args:
+        model: or its view through a gradient rule, which then gives ``g``.
+        images: ``[N, ...]`` in [0, 1].
+        labels: ``[N]``.
+        eps: radii.
+        draws: random draws an image and radius.
+        seed: of the draws.
+
+    Returns:
+        columns of length N: ``probability``, ``l1``, ``l2``, ``nonzero`` (entries), ``entries``, and for every radius
+        ``adversarial_<i>``, ``random_<i>`` with i its place in ``eps``.
+    """
+    with attacked(model):
+        x = images.detach().requires_grad_()
+        with torch.enable_grad():
+            f = _true_class_probability(model, x, labels)
+            (g,) = torch.autograd.grad(f.sum(), x)
+        flat, f = g.flatten(1), f.detach()
+        columns = {
+            "probability": f,
+            "l1": flat.abs().sum(1),
+            "l2": torch.linalg.vector_norm(flat, dim=1),
+            "nonzero": (flat != 0).sum(1).to(f.dtype),
+            "entries": torch.full_like(f, flat.shape[1]),
+        }
+        with torch.no_grad():
+            for i, radius in enumerate(eps):
+                moved = _true_class_probability(model, images + radius * g.sign(), labels)
+                columns[f"adversarial_{i}"] = (moved - f) ** 2
+                changes = torch.zeros_like(f)
+                for draw in range(draws):
+                    noise = radius * (2 * per_image(images, seed, 1000 + draw) - 1)
+                    changes += (_true_class_probability(model, images + noise, labels) - f) ** 2
+                columns[f"random_{i}"] = changes / draws
+    return {name: values.double().cpu().tolist() for name, values in columns.items()}
+
+
+def _true_class_probability(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+    logits = model(x)
+    check_logits(logits, labels)
+    return logits.softmax(1).gather(1, labels[:, None])[:, 0]

@@ -1,0 +1,153 @@
+"""From the configuration of a model to the model: load it, or train it (going on where training stopped) and convert it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustsnn.checkpoint import load_checkpoint, save_checkpoint
+from robustsnn.classifier import SpikingClassifier
+from robustsnn.conversion import METHODS, convert, to_spec
+from robustsnn.datasets import ImageDataset
+from robustsnn.defenses import build_model, build_objective, train
+from robustsnn.errors import RobustSNNError
+from robustsnn.evaluation.config import ModelConfig
+from robustsnn.evaluation.progress import Progress
+from robustsnn.models import ActivationSpec, ModelSpec
+
+_CALIBRATION_IMAGES = 1000
+
+
+@dataclass
+class Prepared:
+    """A model ready to be attacked.
+
+    Attributes:
+        model: in eval mode on its device.
+        spec: what it is.
+        record: how it came to be: recipe, accuracy, seconds.
+        ann: the ANN it was converted from, where it was.
+    """
+
+    model: SpikingClassifier
+    spec: ModelSpec
+    record: dict[str, Any] = field(default_factory=dict)
+    ann: nn.Module | None = None
+
+
+def spec_of(config: ModelConfig, dataset: ImageDataset) -> ModelSpec:
+    """The specification of the network that is trained for this entry."""
+    return ModelSpec(
+        architecture=config.architecture,
+        options=config.options,
+        neuron=config.neuron,
+        time_steps=config.time_steps,
+        encoder=config.encoder,
+        readout=config.readout,
+        normalize=config.normalize,
+        image_shape=dataset.image_shape,
+        num_classes=dataset.num_classes,
+    )
+
+
+def check_model(config: ModelConfig, dataset: ImageDataset) -> None:
+    """Find out before any long work whether this entry can be prepared.
+
+    Raises:
+        RobustSNNError: it cannot; says why.
+    """
+    if config.checkpoint is not None:
+        loaded = load_checkpoint(config.checkpoint)
+        if loaded.spec.image_shape != dataset.image_shape or loaded.spec.num_classes != dataset.num_classes:
+            raise RobustSNNError(
+                f"{config.checkpoint} takes images {loaded.spec.image_shape} of {loaded.spec.num_classes} classes, the "
+                f"data set {dataset.name} has {dataset.image_shape} of {dataset.num_classes}"
+            )
+        needs_conversion = not loaded.spec.spiking
+    else:
+        build_objective(config.objective, **config.objective_options)
+        spec_of(config, dataset).build()
+        needs_conversion = isinstance(config.neuron, ActivationSpec)
+    if needs_conversion and config.conversion is None:
+        raise RobustSNNError(
+            f"model {config.name} is an ANN; add `conversion:` to its entry to measure the SNN it converts to, or give it "
+            "a spiking neuron"
+        )
+    if config.conversion is not None and not needs_conversion:
+        raise RobustSNNError(f"model {config.name} is spiking already; remove `conversion:` from its entry")
+
+
+def prepare(config: ModelConfig, dataset: ImageDataset, folder: Path, device: str, progress: Progress) -> Prepared:
+    """The model of one entry, trained in (or loaded from) ``folder`` as far as earlier runs have not done so.
+
+    Args:
+        config: the entry.
+        dataset: trained on its training split; the test split is not looked at.
+        folder: ``models/`` and ``training/`` inside it are used.
+        device: where to train and run.
+        progress: told about epochs.
+    """
+    file = Path(config.checkpoint) if config.checkpoint else folder / "models" / f"{config.name}.safetensors"
+    if not file.exists():
+        model, record = train_model(config, dataset, folder / "training" / config.name, device, progress)
+        save_checkpoint(file, model, spec_of(config, dataset), record)
+    loaded = load_checkpoint(file, device)
+    if config.conversion is None:
+        assert isinstance(loaded.model, SpikingClassifier)
+        return Prepared(loaded.model.eval(), loaded.spec, loaded.record)
+    converted = convert_ann(config, loaded.model, dataset, device)
+    spec = to_spec(loaded.spec, config.time_steps, config.conversion.v_init)
+    return Prepared(converted, spec, loaded.record, loaded.model.eval())
+
+
+def train_model(
+    config: ModelConfig, dataset: ImageDataset, folder: Path, device: str, progress: Progress
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train the network of an entry on the training split, going on with what ``folder`` holds.
+
+    Returns:
+        the model in eval mode with the weights of its best epoch, and the record of its training.
+    """
+    model = build_model(spec_of(config, dataset), config.training.seed)
+    objective = build_objective(config.objective, **config.objective_options)
+    progress.start(f"train {config.name}", config.training.epochs)
+    result = train(model, dataset.train, objective, config.training, folder, device, _Epochs(progress))
+    record = {
+        "objective": config.objective,
+        "objective_options": config.objective_options,
+        "training": config.training.model_dump(mode="json"),
+        "dataset": dataset.name,
+        "epochs": config.training.epochs,
+        "selected_epoch": result.best_epoch,
+        "validation_accuracy": result.validation_accuracy,
+        "seconds": result.seconds,
+    }
+    return model.eval(), record
+
+
+def convert_ann(config: ModelConfig, ann: nn.Module, dataset: ImageDataset, device: str) -> SpikingClassifier:
+    """The SNN of an ANN by the entry's conversion, on ``device`` and in eval mode; training images calibrate it."""
+    assert config.conversion is not None
+    calibration: torch.Tensor | None = None
+    if METHODS[config.conversion.method].calibrated:
+        calibration = dataset.train.batch(slice(_CALIBRATION_IMAGES))[0].to(device)
+    method, v_init = config.conversion.method, config.conversion.v_init
+    snn = convert(ann.eval(), method, config.time_steps, calibration, v_init=v_init)
+    return snn.to(device).eval()
+
+
+class _Epochs:
+    """Passes the trainer's reports on as parts of epochs."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_batch(self, epoch: int, batch: int, batches: int, loss: float) -> None:
+        self._progress.advance(1 / batches, f"epoch {epoch}, loss {loss:.3f}")
+
+    def on_epoch(self, *args: Any, **kwargs: Any) -> None:
+        pass

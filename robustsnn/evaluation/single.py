@@ -1,0 +1,125 @@
+"""One model at a time: train it, or convert it, into a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robustsnn.checkpoint import load_checkpoint, save_checkpoint
+from robustsnn.conversion import to_spec
+from robustsnn.datasets import ImageDataset, load
+from robustsnn.errors import RobustSNNError
+from robustsnn.evaluation.benchmark import check_device
+from robustsnn.evaluation.config import ConversionConfig, parse_config
+from robustsnn.evaluation.conversion_curve import accuracy, conversion_curve
+from robustsnn.evaluation.preparation import check_model, convert_ann, spec_of, train_model
+from robustsnn.evaluation.presets import main_job
+from robustsnn.evaluation.progress import Progress
+from robustsnn.files import writable_folder
+from robustsnn.models import ActivationSpec
+
+_BATCH = 256
+_ANNS = ("relu", "qcfs")
+
+
+def train_one(
+    *,
+    out: Path,
+    dataset: str,
+    root: str | None,
+    download: bool,
+    architecture: str,
+    neuron: str,
+    time_steps: int,
+    encoder: str,
+    objective: str,
+    lam: float | None,
+    training: dict[str, Any],
+    device: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train one model into the file ``out`` and return its record with the accuracy on the test images.
+
+    What is None in ``training`` is taken from the data set's main job. Epochs are saved in ``<out>.training``; the same
+    call goes on where an earlier one stopped.
+
+    Raises:
+        RobustSNNError: before training, whatever is wrong with names, numbers, data, device or folder.
+    """
+    check_device(device)
+    preset = main_job(dataset).models[0].training.model_dump(mode="json")
+    chosen = preset | {key: value for key, value in training.items() if value is not None}
+    content: dict[str, Any] = {
+        "name": "model",
+        "architecture": architecture,
+        "neuron": {"kind": neuron, "bound": 4.0} if neuron in _ANNS else {"kind": neuron},
+        "time_steps": time_steps,
+        "encoder": encoder,
+        "objective": objective,
+        "objective_options": {} if lam is None else {"lam": lam},
+        "training": chosen,
+    }
+    if neuron in _ANNS:
+        content["conversion"] = {"method": "qcfs" if neuron == "qcfs" else "opi"}
+    config = parse_config({"models": [content]}, "train").models[0]
+    data = load(dataset, root, download)
+    check_model(config, data)
+    writable_folder(out.parent)
+    folder = out.with_suffix(".training")
+    model, record = train_model(config, data, folder, device, progress)
+    images, labels = data.test.batch(slice(None))
+    record["test_accuracy"] = accuracy(model, images.to(device), labels.to(device), _BATCH)
+    save_checkpoint(out, model, spec_of(config, data), record)
+    return record
+
+
+def convert_one(
+    checkpoint: Path,
+    out: Path,
+    method: str | None,
+    time_steps: int,
+    v_init: float,
+    dataset: str | None,
+    root: str | None,
+    n_test: int | None,
+    device: str,
+) -> dict[str, Any]:
+    """Convert the ANN of a checkpoint into the file ``out`` and return its accuracy over T (an entry of ``conversions``).
+
+    Raises:
+        RobustSNNError: the file is not an ANN, or as the parts that are called.
+    """
+    check_device(device)
+    if time_steps < 1:
+        raise RobustSNNError(f"time_steps must be at least 1, got {time_steps}")
+    found = load_checkpoint(checkpoint, device)
+    if not isinstance(found.spec.neuron, ActivationSpec):
+        raise RobustSNNError(f"{checkpoint} is an SNN already; convert takes an ANN (robustsnn train --neuron qcfs)")
+    writable_folder(out.parent)
+    data = _data_of(found.record, dataset, root)
+    steps = sorted({*ConversionConfig().time_steps, time_steps})
+    chosen = method or ("qcfs" if found.spec.neuron.kind == "qcfs" else "opi")
+    entry = parse_config(
+        {
+            "models": [
+                {
+                    "name": "converted",
+                    "checkpoint": str(checkpoint),
+                    "time_steps": time_steps,
+                    "conversion": {"method": chosen, "v_init": v_init, "time_steps": steps},
+                }
+            ]
+        },
+        "convert",
+    ).models[0]
+    check_model(entry, data)
+    snn = convert_ann(entry, found.model, data, device)
+    save_checkpoint(out, snn, to_spec(found.spec, time_steps, v_init), found.record)
+    test = data.test.take(min(n_test or len(data.test), len(data.test)))
+    images, labels = (tensor.to(device) for tensor in test.batch(slice(None)))
+    return conversion_curve(entry, snn, found.model, images, labels, _BATCH)
+
+
+def _data_of(record: dict[str, Any], dataset: str | None, root: str | None) -> ImageDataset:
+    name = dataset or str(record.get("dataset", "digits"))
+    return load("npz" if name.endswith(".npz") else name, root)

@@ -1,0 +1,401 @@
+"""The trainer: it learns, repeats itself bit for bit, resumes, chooses on held-out data and stops at nonsense."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from robustsnn.datasets import Split, load
+from robustsnn.defenses import SR, CrossEntropy, EpochRecord, Objective, TrainConfig, build_model, train
+from robustsnn.defenses.holdout import stratified_holdout
+from robustsnn.defenses.optimization import learning_rate
+from robustsnn.defenses.randomness import Stream, generator
+from robustsnn.defenses.training_log import best_of
+from robustsnn.encoding import PoissonEncoder
+from robustsnn.errors import RobustSNNError
+from robustsnn.models import ActivationSpec, ModelSpec, NeuronSpec
+
+DIGITS = load("digits")
+SMALL = DIGITS.train.take(120)
+TINY = {"image_shape": (1, 8, 8), "num_classes": 10, "time_steps": 2, "options": {"width": 4, "hidden": 16}}
+SPECS = {
+    "direct": ModelSpec(**TINY),
+    "poisson": ModelSpec(**TINY, encoder="poisson"),
+    "plif": ModelSpec(**TINY, neuron=NeuronSpec(kind="plif")),
+    "ann": ModelSpec(**TINY, neuron=ActivationSpec(kind="qcfs")),
+}
+SHORT = TrainConfig(epochs=4, batch_size=32, augment="shift")
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class Stop(Exception):
+    pass
+
+
+class Interrupt:
+    """Stops in the middle of the epoch after ``epoch``, as a pulled plug would."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch(self, epoch, batch, batches, loss):
+        if epoch == self.epoch + 1 and batch == 2:
+            raise Stop
+
+    def on_epoch(self, record, epochs):
+        pass
+
+
+def accuracy(model, split):
+    images, labels = split.batch(slice(None))
+    with torch.no_grad():
+        return (model(images).argmax(1) == labels).float().mean().item()
+
+
+def test_a_spiking_network_learns_the_digits():
+    model = build_model(ModelSpec(image_shape=(1, 8, 8), num_classes=10, time_steps=4), 0)
+    result = train(model, DIGITS.train, CrossEntropy(), TrainConfig(epochs=4))
+    assert accuracy(model, DIGITS.test) >= 0.95
+    assert result.validation_accuracy >= 0.9
+    assert not any(module.training for module in model.modules())
+
+
+def test_an_ann_learns_the_digits():
+    spec = ModelSpec(image_shape=(1, 8, 8), num_classes=10, neuron=ActivationSpec(kind="qcfs"))
+    model = build_model(spec, 0)
+    train(model, DIGITS.train, CrossEntropy(), TrainConfig(epochs=4))
+    assert accuracy(model, DIGITS.test) >= 0.95
+
+
+def test_sr_lowers_the_gradient_that_it_penalises():
+    def norm(model):
+        images = DIGITS.test.batch(slice(None))[0].requires_grad_()
+        p = model(images).softmax(1).gather(1, DIGITS.test.labels[:, None])
+        (g,) = torch.autograd.grad(p.sum(), images)
+        return g.flatten(1).abs().sum(1).mean().item()
+
+    spec, norms = ModelSpec(image_shape=(1, 8, 8), num_classes=10, time_steps=4), []
+    for objective in (CrossEntropy(), SR(0.05)):
+        model = build_model(spec, 0)
+        train(model, DIGITS.train, objective, TrainConfig(epochs=4))
+        assert accuracy(model, DIGITS.test) >= 0.9
+        norms.append(norm(model))
+    assert norms[1] < 0.7 * norms[0]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", SPECS)
+def test_an_interrupted_run_ends_with_the_same_bits(name, optimizer, tmp_path):
+    config = SHORT.model_copy(update={"optimizer": optimizer, "grad_clip": 1.0, "lr": 0.01})
+    whole = build_model(SPECS[name], 0)
+    expected = train(whole, SMALL, SR(0.01), config, tmp_path / "whole")
+    assert equal(weights(whole), weights_without_folder(name, config))
+
+    torch.manual_seed(9)  # what the caller's generator says must not matter
+    for stop in (1, 3):
+        model = build_model(SPECS[name], stop)  # nor the initial weights, once there is something to go on from
+        if stop == 1:
+            model.load_state_dict(build_model(SPECS[name], 0).state_dict())
+        with pytest.raises(Stop):
+            train(model, SMALL, SR(0.01), config, tmp_path / "parts", progress=Interrupt(stop))
+    model = build_model(SPECS[name], 7)
+    result = train(model, SMALL, SR(0.01), config, tmp_path / "parts")
+    assert equal(weights(model), weights(whole))
+    assert [r.model_dump(exclude={"seconds"}) for r in result.history] == [
+        r.model_dump(exclude={"seconds"}) for r in expected.history
+    ]
+    with torch.no_grad():
+        images = SMALL.batch(slice(None))[0]
+        assert torch.equal(model(images), whole(images))
+
+    finished = build_model(SPECS[name], 8)
+    assert train(finished, SMALL, SR(0.01), config, tmp_path / "parts") == result
+    assert equal(weights(finished), weights(whole))
+
+
+def weights_without_folder(name, config):
+    model = build_model(SPECS[name], 0)
+    train(model, SMALL, SR(0.01), config)
+    return weights(model)
+
+
+def test_an_objective_with_random_inputs_resumes_too(tmp_path):
+    class Noise(Objective):
+        def inputs(self, model, images, labels):
+            model(images)  # an attack that uses up draws of the encoder
+            return images + 0.1 * torch.randn_like(images)
+
+    whole = build_model(SPECS["poisson"], 0)
+    train(whole, SMALL, Noise(), SHORT)
+    model = build_model(SPECS["poisson"], 0)
+    with pytest.raises(Stop):
+        train(model, SMALL, Noise(), SHORT, tmp_path, progress=Interrupt(2))
+    train(model, SMALL, Noise(), SHORT, tmp_path)
+    assert equal(weights(model), weights(whole))
+
+
+def test_the_seed_decides_and_the_caller_is_left_alone():
+    torch.manual_seed(5)
+    state, images = torch.random.get_rng_state(), SMALL.images.clone()
+    runs = []
+    for seed in (0, 0, 1):
+        model = build_model(SPECS["poisson"], 0)
+        with torch.no_grad():
+            train(model, SMALL, SR(0.01), SHORT.model_copy(update={"seed": seed}))
+            assert not torch.is_grad_enabled()
+        runs.append(weights(model))
+        torch.rand(3)
+        torch.random.set_rng_state(state) if seed else None
+    assert equal(runs[0], runs[1])
+    assert not equal(runs[0], runs[2])
+    assert torch.equal(SMALL.images, images)
+
+    torch.random.set_rng_state(state)
+    train(build_model(SPECS["poisson"], 0), SMALL, CrossEntropy(), SHORT)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_frozen_parameters_stay():
+    model = build_model(SPECS["direct"], 0)
+    model.net[0].weight.requires_grad_(False)
+    before = model.net[0].weight.clone()
+    train(model, SMALL, SR(0.01), SHORT)
+    assert torch.equal(model.net[0].weight, before)
+    assert not model.net[0].weight.requires_grad
+    assert model.net[4].weight.requires_grad
+
+
+class Seen(Objective):
+    """Notes which images the objective gets."""
+
+    def __init__(self):
+        self.images = []
+
+    def inputs(self, model, images, labels):
+        self.images.append(images.clone())
+        return images
+
+
+def test_held_out_images_are_never_trained_on():
+    seen, config = Seen(), TrainConfig(epochs=2, batch_size=50, validation_fraction=0.2)
+    numbered = Split(torch.arange(200.0).view(-1, 1, 1, 1).expand(-1, 1, 4, 4) / 200, torch.arange(200) % 3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    evaluated = []
+    model.register_forward_hook(lambda m, x, _: None if m.training else evaluated.append(x[0]))
+    train(model, numbered, seen, config)
+    _, held = stratified_holdout(numbered.labels, 0.2, generator(config, Stream.HOLDOUT))
+
+    def numbers(batches):
+        return (torch.cat(batches)[:, 0, 0, 0] * 200).round().long().tolist()
+
+    trained = numbers(seen.images)
+    assert len(held) == 40
+    assert not set(trained) & set(held.tolist())
+    assert sorted(trained) == sorted(2 * sorted(set(range(200)) - set(held.tolist())))
+    assert trained[:160] != trained[160:]
+    assert max(map(len, seen.images)) <= 50
+    assert numbers(evaluated[1:]) == 2 * held.tolist()  # the first call is the check of two images
+
+
+def test_batches_are_of_nearly_equal_size():
+    seen = Seen()
+    train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), SMALL.take(97), seen, TrainConfig(epochs=1, batch_size=32,
+          validation_fraction=0))  # fmt: skip
+    assert [len(images) for images in seen.images] == [25, 24, 24, 24]
+
+
+def record(epoch, validation):
+    return EpochRecord(
+        epoch=epoch, lr=0.1, loss=1, terms={}, train_accuracy=0.5, validation_accuracy=validation, seconds=1
+    )
+
+
+def test_the_best_epoch_is_the_later_of_equal_ones():
+    assert best_of([record(1, 0.8), record(2, 0.9), record(3, 0.9), record(4, 0.7)]).epoch == 3
+    assert best_of([record(1, None), record(2, None)]).epoch == 2
+
+
+def test_the_best_weights_are_kept_not_the_last():
+    class Worsening(Objective):
+        """Learns for two epochs of one batch, then unlearns."""
+
+        calls = 0
+
+        def penalty(self, batch):
+            self.calls += 1
+            return {"bad": -2 * nn.functional.cross_entropy(batch.logits, batch.labels) * (self.calls > 2)}
+
+    held = {}
+
+    class Keep:
+        def on_batch(self, *_):
+            pass
+
+        def on_epoch(self, record, epochs):
+            held[record.epoch] = weights(model)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    config = TrainConfig(epochs=8, batch_size=2000, lr=0.05, optimizer="adam", schedule="constant")
+    result = train(model, DIGITS.train, Worsening(), config, progress=Keep())
+    assert result.best_epoch < 8
+    assert result.validation_accuracy == max(r.validation_accuracy for r in result.history)
+    assert equal(weights(model), held[result.best_epoch])
+    assert not equal(weights(model), held[8])
+
+
+def test_the_log_has_a_row_per_epoch_and_a_column_per_term(tmp_path):
+    batches = []
+
+    class Watch:
+        def on_batch(self, epoch, batch, of, loss):
+            batches.append((epoch, batch, of))
+
+        def on_epoch(self, record, epochs):
+            assert epochs == 4
+
+    result = train(build_model(SPECS["direct"], 0), SMALL, SR(0.01), SHORT, tmp_path, progress=Watch())
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert list(rows[0]) == ["epoch", "lr", "loss", "ce", "sr", "train_accuracy", "validation_accuracy", "seconds"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    for row, entry in zip(rows, result.history):
+        assert float(row["loss"]) == pytest.approx(float(row["ce"]) + float(row["sr"]), rel=1e-4)
+        assert float(row["validation_accuracy"]) == pytest.approx(entry.validation_accuracy, rel=1e-5)
+    assert float(rows[0]["lr"]) == SHORT.lr
+    assert batches[:5] == [(1, 1, 4), (1, 2, 4), (1, 3, 4), (1, 4, 4), (2, 1, 4)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "training.safetensors"]
+
+
+def test_without_held_out_images_the_last_epoch_counts(tmp_path):
+    config = SHORT.model_copy(update={"validation_fraction": 0.0})
+    result = train(build_model(SPECS["direct"], 0), SMALL, CrossEntropy(), config, tmp_path)
+    assert (result.best_epoch, result.validation_accuracy) == (4, None)
+    assert next(csv.DictReader((tmp_path / "log.csv").open()))["validation_accuracy"] == ""
+
+
+class Nan(Objective):
+    """Turns into NaN after some batches."""
+
+    calls = 0
+
+    def penalty(self, batch):
+        self.calls += 1
+        return {"nan": batch.logits.sum() * (torch.nan if self.calls > 9 else 0.0)}
+
+
+def test_nan_stops_the_training_and_keeps_what_was_good(tmp_path):
+    with pytest.raises(RobustSNNError, match=r"diverged: the loss is nan in epoch 3, batch 2 of 4; lower lr"):
+        train(build_model(SPECS["direct"], 0), SMALL, Nan(), SHORT, tmp_path)
+    model, good = build_model(SPECS["direct"], 1), Nan()
+    good.calls = -100
+    result = train(model, SMALL, good, SHORT, tmp_path)  # goes on from the two good epochs
+    assert len(result.history) == 4
+    assert good.calls == -100 + 8
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    class Poison(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            if self.training:
+                self.bias.data[0] = torch.nan
+            return out
+
+    model = nn.Sequential(nn.Flatten(), Poison(64, 10))
+    with pytest.raises(RobustSNNError, match="weights are not finite after epoch 1"):
+        train(model, SMALL.take(20), CrossEntropy(), TrainConfig(epochs=1, lr=1e-9), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"config": SHORT.model_copy(update={"lr": 0.5})}, "lr is 0.5 now and was 0.003"),
+        ({"config": SHORT.model_copy(update={"epochs": 9})}, "epochs is 9 now and was 4"),
+        ({"objective": SR(0.02)}, "the objective is SR(lam=0.02"),
+        ({"data": SMALL.take(60)}, "training data"),
+        ({"model": ModelSpec(**{**TINY, "time_steps": 3})}, "time_steps=3"),
+        ({"model": ModelSpec(**TINY, neuron=NeuronSpec(alpha=2.0))}, "alpha=2.0"),
+        ({"model": ModelSpec(**TINY, neuron=NeuronSpec(v_threshold=2.0))}, "v_threshold=2.0"),
+        ({"model": ModelSpec(**{**TINY, "options": {"width": 8, "hidden": 16}})}, "net.0"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(changes, expected, tmp_path):
+    run = {"model": SPECS["direct"], "data": SMALL, "objective": SR(0.01), "config": SHORT}
+    with pytest.raises(Stop):
+        train(build_model(run["model"], 0), *list(run.values())[1:], tmp_path, progress=Interrupt(1))
+    saved = (tmp_path / "training.safetensors").read_bytes()
+    other = {**run, **changes}
+    with pytest.raises(RobustSNNError, match="another run") as caught:
+        train(build_model(other["model"], 0), *list(other.values())[1:], tmp_path)
+    assert expected in str(caught.value)
+    assert (tmp_path / "training.safetensors").read_bytes() == saved
+
+
+def test_a_damaged_state_is_reported(tmp_path):
+    with pytest.raises(Stop):
+        train(build_model(SPECS["direct"], 0), SMALL, CrossEntropy(), SHORT, tmp_path, progress=Interrupt(1))
+    state = tmp_path / "training.safetensors"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(RobustSNNError, match="cannot be read"):
+        train(build_model(SPECS["direct"], 0), SMALL, CrossEntropy(), SHORT, tmp_path)
+
+
+def test_what_cannot_work_fails_at_once(tmp_path):
+    model, file = build_model(SPECS["direct"], 0), tmp_path / "file"
+    file.write_text("")
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    frozen = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
+    wide = Split(torch.rand(9, 1, 9, 8), torch.arange(9))
+    for args, options, expected in [
+        ((model, wide), {}, "does not take images of shape"),
+        ((linear, SMALL), {}, "labels run from 0 to 9"),
+        ((nn.Flatten(2), SMALL), {}, "expected .N, K."),
+        ((frozen, SMALL), {}, "nothing to train"),
+        ((model, SMALL.take(1)), {}, "at least 2 images"),
+        ((model, SMALL), {"device": "gpu"}, "unknown device"),
+        ((model, SMALL), {"device": "meta"}, "not on 'meta'"),
+        ((model, SMALL), {"folder": file}, "cannot write to the folder"),
+    ]:
+        with pytest.raises(RobustSNNError, match=expected) as caught:
+            train(*args, CrossEntropy(), SHORT, **options)
+        assert "\n" not in str(caught.value)
+    if not torch.cuda.is_available():
+        with pytest.raises(RobustSNNError, match="not available"):
+            train(model, SMALL, CrossEntropy(), SHORT, device="cuda")
+
+
+def test_a_training_run_leaves_the_encoder_where_its_seed_says():
+    model = build_model(SPECS["poisson"], 0)
+    train(model, SMALL, CrossEntropy(), SHORT.model_copy(update={"seed": 3}))
+    fresh, images = PoissonEncoder(3), SMALL.batch(slice(None))[0]
+    assert torch.equal(model.encoder(images, 2), fresh(images, 2))
+
+
+def test_the_learning_rate_rises_then_falls():
+    config = TrainConfig(epochs=10, lr=1.0, warmup_epochs=2)
+    rates = [learning_rate(config, step, 5) for step in range(50)]
+    assert rates[:10] == pytest.approx([k / 10 for k in range(1, 11)])
+    assert rates[10] == 1.0
+    assert rates[30] == pytest.approx(0.5)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.01
+    constant = TrainConfig(epochs=10, lr=1.0, schedule="constant")
+    assert {learning_rate(constant, step, 5) for step in range(50)} == {1.0}
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"lr": -1}, {"optimiser": "sgd"}, {"epochs": 2, "warmup_epochs": 2},
+                                   {"validation_fraction": 0.9}, {"seed": -1}])  # fmt: skip
+def test_a_configuration_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        TrainConfig(**wrong)
