@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from robustsnn.runtime import environment, quiet_imports, tune_allocator
+from robustsnn.runtime import environment, prepare_process, tune_allocator
 
-quiet_imports()
+prepare_process()
 
 import torch  # noqa: E402
 import torchattacks  # noqa: E402

@@ -11,9 +11,9 @@ import statistics
 import time
 from pathlib import Path
 
-from robustsnn.runtime import environment, quiet_imports, tune_allocator
+from robustsnn.runtime import environment, prepare_process, tune_allocator
 
-quiet_imports()
+prepare_process()
 
 import torch  # noqa: E402
 from spikingjelly.activation_based import neuron, surrogate  # noqa: E402

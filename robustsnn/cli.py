@@ -14,7 +14,7 @@ import typer
 from robustsnn import runtime
 from robustsnn.errors import RobustSNNError
 
-runtime.quiet_imports()
+runtime.prepare_process()
 
 app = typer.Typer(
     name="robustsnn",

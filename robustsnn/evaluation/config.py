@@ -7,11 +7,73 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from robustsnn.defenses import TrainConfig
 from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.models import ActivationSpec, NeuronSpec
+
+
+CLEAN = "clean"
+"""What results call the measurement without an attack."""
+
+
+def parse_eps(text: str) -> float:
+    """A radius such as ``"8/255"`` or ``"0.03"``.
+
+    Raises:
+        RobustSNNError: not a number.
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / (float(denominator) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise RobustSNNError(f"eps must be a number such as 8/255 or 0.03, got {text!r}") from None
+
+
+def _radius(eps: float) -> float:
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"eps must be finite and at least 0, got {eps}")
+    return eps
+
+
+def _filled(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not entries:
+        raise ValueError("expected at least one entry")
+    return entries
+
+
+_SPECS = dict.fromkeys(("if", "lif", "plif"), "NeuronSpec") | dict.fromkeys(("relu", "qcfs"), "ActivationSpec")
+
+
+def _neuron_kind(value: Any) -> str | None:
+    """Which of the specs of `Neuron` an entry is meant for."""
+    kind = value.get("kind", "if") if isinstance(value, dict) else getattr(value, "kind", None)
+    return _SPECS.get(str(kind))
+
+
+Radius = Annotated[
+    float, BeforeValidator(lambda eps: parse_eps(eps) if isinstance(eps, str) else eps), AfterValidator(_radius)
+]
+Neuron = Annotated[
+    Annotated[NeuronSpec, Tag("NeuronSpec")] | Annotated[ActivationSpec, Tag("ActivationSpec")],
+    Discriminator(
+        _neuron_kind,
+        custom_error_type="neuron",
+        custom_error_message="kind must be if, lif or plif, or relu or qcfs for an ANN that is converted",
+    ),
+]
 
 
 class _Strict(BaseModel):
@@ -31,8 +93,8 @@ class ConversionConfig(_Strict):
     """How an ANN becomes an SNN, and at which T its accuracy is read."""
 
     method: Literal["qcfs", "opi"] = "qcfs"
-    v_init: float = 0.5
-    time_steps: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8, 16, 32)
+    v_init: float = Field(0.5, allow_inf_nan=False)
+    time_steps: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_filled)] = (1, 2, 4, 8, 16, 32)
 
 
 class ModelConfig(_Strict):
@@ -43,7 +105,7 @@ class ModelConfig(_Strict):
     checkpoint: str | None = Field(None, description="file of a trained model; the recipe below is then not used")
     architecture: str = "cnn"
     options: dict[str, Any] = Field(default_factory=dict)
-    neuron: NeuronSpec | ActivationSpec = NeuronSpec()
+    neuron: Neuron = NeuronSpec()
     time_steps: Annotated[int, Field(ge=1)] = 8
     encoder: Literal["direct", "poisson"] = "direct"
     readout: Literal["mean", "sum", "max", "last"] = "mean"
@@ -54,27 +116,33 @@ class ModelConfig(_Strict):
     conversion: ConversionConfig | None = Field(None, description="convert the trained ANN and measure the SNN")
 
 
-class AttackConfig(_Strict):
+class _Choice(_Strict):
+    name: Annotated[str, AfterValidator(str.lower)]
+    title: str = ""
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("params")
+    @classmethod
+    def _own(cls, params: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted({"name", "model", "eps", "norm", "seed"} & params.keys())
+        if taken:
+            raise ValueError(f"{taken[0]} cannot be given here; eps, norm and seed are keys of the whole benchmark")
+        return params
+
+
+class AttackConfig(_Choice):
     """One attack and its parameters, without eps, which comes from the grid."""
 
-    name: str
-    title: str = ""
-    params: dict[str, Any] = Field(default_factory=dict)
 
-
-class RuleConfig(_Strict):
+class RuleConfig(_Choice):
     """One gradient rule and its parameters."""
-
-    name: str
-    title: str = ""
-    params: dict[str, Any] = Field(default_factory=dict)
 
 
 class GradientConfig(_Strict):
     """The study of the input gradient."""
 
     n_images: Annotated[int, Field(ge=0)] = 200
-    eps: tuple[float, ...] = (2 / 255, 8 / 255)
+    eps: tuple[Radius, ...] = (2 / 255, 8 / 255)
     draws: Annotated[int, Field(ge=1)] = 8
 
 
@@ -82,11 +150,11 @@ class BenchmarkConfig(_Strict):
     """A whole benchmark; `robustsnn benchmark --config FILE` reads one from YAML."""
 
     data: DataConfig = DataConfig()
-    models: tuple[ModelConfig, ...] = Field((), min_length=1)
+    models: Annotated[tuple[ModelConfig, ...], AfterValidator(_filled)]
     noises: tuple[AttackConfig, ...] = ()
     attacks: tuple[AttackConfig, ...] = ()
     rules: tuple[RuleConfig, ...] = ()
-    eps: tuple[float, ...] = (8 / 255,)
+    eps: Annotated[tuple[Radius, ...], AfterValidator(_filled)] = (8 / 255,)
     norm: Literal["Linf", "L2"] = "Linf"
     gradients: GradientConfig = GradientConfig()
     batch_size: Annotated[int, Field(ge=1)] = 256
@@ -98,10 +166,7 @@ class BenchmarkConfig(_Strict):
 
     @field_validator("eps")
     @classmethod
-    def _radii(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
-        for value in eps:
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"eps must be finite and at least 0, got {value}")
+    def _grid(cls, eps: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(eps)))
 
     @field_validator("models", "attacks", "noises", "rules")
@@ -112,6 +177,19 @@ class BenchmarkConfig(_Strict):
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed twice; give each entry a title (models: a name) of its own")
         return entries
+
+    @field_validator("attacks", "noises")
+    @classmethod
+    def _not_clean(cls, entries: tuple[AttackConfig, ...]) -> tuple[AttackConfig, ...]:
+        if CLEAN in map(label_of, entries):
+            raise ValueError(f"{CLEAN!r} is what results call the images without an attack; choose another title")
+        return entries
+
+    @model_validator(mode="after")
+    def _differentiable(self) -> BenchmarkConfig:
+        if self.attacks and not self.rules:
+            raise ValueError("attacks need a gradient rule; add `rules:` with at least one entry, such as name: bptt")
+        return self
 
 
 def label_of(entry: ModelConfig | AttackConfig | RuleConfig) -> str:
@@ -136,7 +214,8 @@ def read_config(path: str | Path) -> BenchmarkConfig:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise RobustSNNError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RobustSNNError(f"{path} is not valid YAML{where}: {problem}") from None
     if not isinstance(content, dict):
         raise RobustSNNError(
             f"{path} must hold keys and values (data, models, attacks, ...), got {type(content).__name__}"
@@ -153,14 +232,19 @@ def parse_config(content: dict[str, Any], source: str = "configuration") -> Benc
 
 
 def _readable(error: ValidationError) -> str:
-    first = error.errors()[0]
+    """One line about the most telling error: a key that does not exist, which may be why another one is missing."""
+    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
     place = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        parent = _fields_at(place[:-1])
-        return f"at {'.'.join(place[:-1]) or 'the top level'}: " + str(UnknownNameError("key", place[-1], parent))
+        return f"at {_dotted(place[:-1])}: {UnknownNameError('key', place[-1], _fields_at(place[:-1]))}"
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"at {'.'.join(place) or 'the top level'}: {message}{more}"
+    return f"at {_dotted(place)}: {message}{more}"
+
+
+def _dotted(place: list[str]) -> str:
+    """A place as in the file, where the names of the specs do not appear."""
+    return ".".join(part for part in place if part not in ("NeuronSpec", "ActivationSpec")) or "the top level"
 
 
 def _fields_at(place: list[str]) -> list[str]:

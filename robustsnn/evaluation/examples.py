@@ -23,12 +23,12 @@ def example_images(
     """Arrays ``<name>/clean``, ``noise``, ``adversarial`` ``[K, C, H, W]``, labels, predictions and ``eps``.
 
     The first images of different classes that the model gets right; the last noise and the last attack of the
-    configuration through its first rule, at the middle of its eps grid, recomputed (random numbers belong to images, so
+    configuration through its first rule, at the second largest eps, recomputed (random numbers belong to images, so
     they are those of the run).
     """
     if not (config.noises and config.attacks and config.rules and rows):
         return {}
-    eps = config.eps[len(config.eps) // 2]
+    eps = config.eps[-2:][0]
     chosen = _different_classes(rows)
     if not len(chosen):
         return {}

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from robustsnn.attacks import ImageAttack, build_attack
 from robustsnn.attacks.context import attacked
+from robustsnn.attacks.inputs import check_logits
 from robustsnn.classifier import SpikingClassifier
-from robustsnn.evaluation.config import AttackConfig, BenchmarkConfig, RuleConfig, label_of
+from robustsnn.evaluation.config import CLEAN, AttackConfig, BenchmarkConfig, RuleConfig, label_of
 from robustsnn.evaluation.gradient_study import study_gradients
 from robustsnn.evaluation.verification import decide, is_legal
 from robustsnn.gradients import build_rule
 
-CLEAN = "clean"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Job:
 
     def key(self, batch: int) -> str:
         """File name of one batch."""
-        return _file_name(self.model, self.attack_label, self.rule_label or "none", f"{self.eps:.6g}", f"{batch:04d}")
+        return _file_name(self.model, self.attack_label, self.rule_label, self.eps, batch)
 
     def __str__(self) -> str:
         rule = f" through {self.rule_label}" if self.rule else ""
@@ -52,7 +52,7 @@ class Job:
 
 def gradient_key(model: str, rule: RuleConfig, batch: int) -> str:
     """File name of one batch of the gradient study."""
-    return _file_name(model, "gradients", label_of(rule), f"{batch:04d}")
+    return _file_name(model, None, label_of(rule), None, batch)
 
 
 def jobs_of(model: str, config: BenchmarkConfig) -> Iterator[Job]:
@@ -89,6 +89,9 @@ def measure(
         labels: ``[n]``.
         first: number of the first image in the test set.
         config: of the run.
+
+    Raises:
+        RobustSNNError: logits that are not finite, and as the attack.
     """
     model.encoder.reseed(_seed(config.seed, job, first))
     started = time.perf_counter()
@@ -100,7 +103,9 @@ def measure(
             attack = attack_of(job, model, config)
             changed = attack(images, labels)
             legal = is_legal(changed, images, attack.ball).cpu()
-        predicted = model(changed).argmax(1)
+        logits = model(changed)
+        check_logits(logits, labels)
+        predicted = logits.argmax(1)
         claimed = predicted != labels
         doubtful = torch.ones_like(claimed) if model.stochastic or job.attack is None else claimed
         if doubtful.any():
@@ -147,8 +152,11 @@ def measure_gradients(
     return columns | study_gradients(view, images, labels, study.eps, study.draws, config.seed)
 
 
-def _file_name(*parts: str) -> str:
-    return "_".join("".join(c if c.isalnum() or c in "._-" else "-" for c in part) for part in parts)
+def _file_name(*parts: str | float | None) -> str:
+    """Readable, and different for different parts: titles are anybody's, and eps may differ in the last digits."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=6).hexdigest()
+    shown = (f"{part:.4g}" if isinstance(part, float) else str(part)[:24] for part in parts if part is not None)
+    return "_".join("".join(c if c.isalnum() or c in ".-" else "-" for c in part) for part in [*shown, digest])
 
 
 def _seed(seed: int, job: Job, first: int) -> int:

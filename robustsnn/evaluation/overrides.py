@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from robustsnn.attacks.registry import ATTACKS
 from robustsnn.checkpoint import load_checkpoint
 from robustsnn.errors import RobustSNNError, UnknownNameError
-from robustsnn.evaluation.config import BenchmarkConfig, parse_config
+from robustsnn.evaluation.config import BenchmarkConfig, parse_config, parse_eps
 from robustsnn.evaluation.presets import main_job
 from robustsnn.models import ActivationSpec, ModelSpec
 
@@ -19,30 +18,16 @@ _ITERATIVE = ("pgd", "apgd-ce")
 
 def with_seed(config: BenchmarkConfig, seed: int) -> BenchmarkConfig:
     """The same benchmark with another seed, in training too."""
-    models = tuple(
-        m.model_copy(update={"training": m.training.model_copy(update={"seed": seed})}) for m in config.models
-    )
-    return config.model_copy(update={"seed": seed, "models": models})
+    return _retrained(config, seed=seed).model_copy(update={"seed": seed})
 
 
 def with_epochs(config: BenchmarkConfig, epochs: int) -> BenchmarkConfig:
-    """The same benchmark with every model trained for so many epochs."""
-    models = tuple(
-        m.model_copy(update={"training": m.training.model_copy(update={"epochs": epochs})}) for m in config.models
-    )
-    return config.model_copy(update={"models": models})
-
-
-def parse_eps(text: str) -> float:
-    """A radius such as ``"8/255"`` or ``"0.03"``.
+    """The same benchmark with every model trained for so many epochs.
 
     Raises:
-        RobustSNNError: not a number.
+        RobustSNNError: fewer epochs than the recipe's warm-up.
     """
-    try:
-        return float(Fraction(text.strip().replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
-        raise RobustSNNError(f"eps must be a number such as 8/255 or 0.03, got {text!r}") from None
+    return _retrained(config, epochs=epochs)
 
 
 def evaluation_of(
@@ -79,9 +64,10 @@ def evaluation_of(
         "name": preset.data.name,
         "root": root,
         "download": download,
-        "n_test": n_test or preset.data.n_test,
+        "n_test": preset.data.n_test if n_test is None else n_test,
     }
-    content["models"] = [_entry(path, found.spec, time_steps) for path, found in loaded.items()]
+    names = _names(list(loaded))
+    content["models"] = [_entry(name, path, loaded[path].spec, time_steps) for name, path in zip(names, loaded)]
     if attacks:
         _choose_attacks(content, attacks)
     if rules:
@@ -96,11 +82,28 @@ def evaluation_of(
     return parse_config(content | {"norm": norm, "seed": seed, "device": device}, "evaluate")
 
 
-def _entry(path: str, spec: ModelSpec, time_steps: int | None) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": Path(path).stem, "checkpoint": path}
+def _retrained(config: BenchmarkConfig, **changes: Any) -> BenchmarkConfig:
+    content = config.model_dump(mode="json")
+    for model in content["models"]:
+        model["training"] |= changes
+    return parse_config(content)
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Names of models from names of files; files of one name in different folders are numbered."""
+    names: list[str] = []
+    for path in paths:
+        stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(path).stem).lstrip("._+-") or "model"
+        same = sum(re.sub(r"-\d+$", "", name) == stem for name in names)
+        names.append(f"{stem}-{same + 1}" if stem in names else stem)
+    return names
+
+
+def _entry(name: str, path: str, spec: ModelSpec, time_steps: int | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": name, "checkpoint": path}
     if isinstance(spec.neuron, ActivationSpec):
         entry["conversion"] = {"method": "qcfs" if spec.neuron.kind == "qcfs" else "opi"}
-        entry["time_steps"] = time_steps or spec.time_steps
+        entry["time_steps"] = spec.time_steps if time_steps is None else time_steps
     elif time_steps is not None:
         raise RobustSNNError(
             f"{path} is an SNN of {spec.time_steps} steps; --time-steps is for ANNs that are converted"

@@ -14,7 +14,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"eps": _FAR, "training": {"epochs": 25, "batch_size": 64, "lr": 4e-3}, "lam": 0.05},
     "mnist": {
         "eps": _FAR,
-        "training": {"epochs": 6, "batch_size": 128, "lr": 3e-3},
+        "training": {"epochs": 3, "batch_size": 128, "lr": 3e-3},
         "lam": 0.01,
         "n_test": 1000,
     },
