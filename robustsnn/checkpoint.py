@@ -118,7 +118,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             _check_origin(path, metadata, kind)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
         document = json.loads(metadata["document"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RecursionError) as error:
         raise RobustSNNError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from robustsnn import runtime
-from robustsnn.errors import RobustSNNError
+from robustsnn.errors import RobustSNNError, UnknownNameError
 
 runtime.prepare_process()
 
@@ -38,7 +36,7 @@ DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch missing 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of training, noise and attacks.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 OutOption = Annotated[Path, typer.Option("--out", help="Output folder; an interrupted run goes on where it stopped.")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Delete what the output folder holds and start again.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Delete the earlier run that is there and start again.")]
 TestOption = Annotated[int | None, typer.Option("--n-test", min=1, help="Use the first N test images only.")]
 
 
@@ -51,7 +49,7 @@ def _readable_errors(command: Command) -> Command:
             runtime.tune_allocator()
             command(*args, **kwargs)
         except RobustSNNError as error:
-            typer.secho(f"robustsnn: {error}", fg="red", err=True)
+            typer.secho(f"robustsnn: {' '.join(str(error).splitlines())}", fg="red", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.secho("\nrobustsnn: interrupted; run the same command again to go on", fg="yellow", err=True)
@@ -75,18 +73,22 @@ def _root(
 @app.command()
 @_readable_errors
 def benchmark(
-    dataset: DatasetOption = "digits",
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Data set, digits unless given; `robustsnn list datasets`.")
+    ] = None,
     data_root: RootOption = None,
     download: DownloadOption = False,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="YAML file with the whole configuration; replaces the other options."),
+        typer.Option("--config", help="YAML file with the whole configuration; other options change its entries."),
     ] = None,
     out: OutOption = Path("out"),
     n_test: TestOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Train for so many epochs.")] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Seed of training, noise and attacks; 0 unless given.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; cpu unless given.")] = None,
     fresh: FreshOption = False,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the configuration as YAML, to edit and give to --config.")
@@ -109,19 +111,16 @@ def benchmark(
     - `robustsnn benchmark --show-config > mine.yaml`, edit, `robustsnn benchmark --config mine.yaml`
     """
     from robustsnn.evaluation import main_job, read_config
-    from robustsnn.evaluation.overrides import with_epochs, with_seed
+    from robustsnn.evaluation.overrides import with_data, with_epochs, with_seed
 
-    if config is not None:
-        settings = read_config(config)
-        data = settings.data
-        updates: dict[str, Any] = {"root": data_root or data.root, "download": download or data.download}
-    else:
-        settings = with_seed(main_job(dataset, device=device), seed)
-        data = settings.data
-        updates = {"root": data_root, "download": download, "n_test": n_test or data.n_test}
-        if epochs is not None:
-            settings = with_epochs(settings, epochs)
-    settings = settings.model_copy(update={"data": data.model_copy(update=updates)})
+    settings = main_job(dataset or "digits") if config is None else read_config(config)
+    settings = with_data(settings, name=dataset, root=data_root, download=download or None, n_test=n_test)
+    if epochs is not None:
+        settings = with_epochs(settings, epochs)
+    if seed is not None:
+        settings = with_seed(settings, seed)
+    if device is not None:
+        settings = settings.model_copy(update={"device": device})
     if show_config:
         typer.echo(_yaml(settings.model_dump(mode="json")))
         return
@@ -145,7 +144,7 @@ def evaluate(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the iterative attacks.")] = None,
     norm: Annotated[str, typer.Option("--norm", help="Linf or L2.")] = "Linf",
     n_test: TestOption = None,
-    time_steps: Annotated[int | None, typer.Option("--time-steps", min=1, help="T of a converted ANN.")] = None,
+    time_steps: Annotated[int | None, typer.Option("--time-steps", help="T of a converted ANN.")] = None,
     out: OutOption = Path("out"),
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -190,8 +189,8 @@ def train(
     encoder: Annotated[str, typer.Option("--encoder", help="direct or poisson.")] = "direct",
     objective: Annotated[str, typer.Option("--objective", help="ce (plain) or sr; `robustsnn list defenses`.")] = "ce",
     lam: Annotated[float | None, typer.Option("--lam", help="Weight of the regulariser of sr.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="The data set's own unless given.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -203,11 +202,11 @@ def train(
 
     Example: `robustsnn train --dataset mnist --data-root ~/data --objective sr --lam 0.01 --out sr.safetensors`
     """
+    from rich.markup import escape
+
     from robustsnn.evaluation.single import train_one
     from robustsnn.terminal import Bars, console
 
-    if fresh:
-        _delete([out, out.with_suffix(".training")])
     with Bars() as progress:
         record = train_one(
             out=out,
@@ -223,10 +222,12 @@ def train(
             training={"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
             device=device,
             progress=progress,
+            fresh=fresh,
         )
     console.print(
-        f"[bold]{out}[/bold]: test accuracy {_rate(record['test_accuracy'])}, "
-        f"best epoch {record['selected_epoch']} of {record['epochs']}, {record['seconds']:.0f} s of training"
+        f"[bold]{escape(str(out))}[/bold]: test accuracy {_rate(record['test_accuracy'])}, "
+        f"best epoch {record['selected_epoch']} of {record['epochs']}, {record['seconds']:.0f} s of training",
+        soft_wrap=True,
     )
 
 
@@ -251,57 +252,62 @@ def convert(
 
     Example: `robustsnn train --neuron qcfs --out ann.safetensors`, then `robustsnn convert ann.safetensors`
     """
+    from rich.markup import escape
+
     from robustsnn.evaluation.single import convert_one
     from robustsnn.report.tables import conversion_table
     from robustsnn.terminal import console
 
     conversion = convert_one(checkpoint, out, method, time_steps, v_init, dataset, data_root, n_test, device)
     console.print(conversion_table({"conversions": [conversion]}))
-    console.print(f"[bold]{out}[/bold]: an SNN of {time_steps} steps; attack it with `robustsnn evaluate {out}`")
+    name = escape(str(out))
+    told = f"[bold]{name}[/bold]: an SNN of {time_steps} steps; attack it with `robustsnn evaluate {name}`"
+    console.print(told, soft_wrap=True)
 
 
 @app.command()
 @_readable_errors
 def report(folder: Annotated[Path, typer.Argument(help="Output folder of a benchmark or an evaluation.")]) -> None:
-    """Write report.html and the plots of a run again, finished or not, and print its table."""
+    """Write report.html and the plots of a run again, finished or not, and print its table.
+
+    Example: `robustsnn report out/digits`
+    """
     _report(folder)
-
-
-class Kind(StrEnum):
-    """What `robustsnn list` can list."""
-
-    datasets = "datasets"
-    models = "models"
-    rules = "rules"
-    attacks = "attacks"
-    defenses = "defenses"
-    conversions = "conversions"
-    surrogates = "surrogates"
 
 
 @app.command("list")
 @_readable_errors
-def list_(kind: Annotated[Kind | None, typer.Argument(help="One kind; all unless given.")] = None) -> None:
-    """Show the data sets, models, gradient rules, attacks, defenses, conversions and surrogates there are."""
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="datasets, models, rules, attacks, defenses, conversions or surrogates; all unless given."),
+    ] = None,
+) -> None:
+    """Show the data sets, models, gradient rules, attacks, defenses, conversions and surrogates there are.
+
+    Example: `robustsnn list attacks`
+    """
     from robustsnn.catalogue import catalogue
     from robustsnn.terminal import console, print_catalogue
 
-    wanted = [kind.value] if kind else [k.value for k in Kind]
-    print_catalogue({name: entries for name, entries in catalogue().items() if name in wanted}, console)
+    everything = catalogue()
+    if kind is not None and kind not in everything:
+        raise UnknownNameError("kind", kind, everything)
+    print_catalogue({name: entries for name, entries in everything.items() if kind in (None, name)}, console)
 
 
 def _run_and_report(settings: Any, out: Path, fresh: bool) -> None:
     from robustsnn.evaluation import run_benchmark
     from robustsnn.terminal import Bars
 
-    if fresh:
-        _delete_run(out)
     with Bars() as progress:
-        run_benchmark(settings, out, progress)
+        run_benchmark(settings, out, progress, fresh)
     _report(out)
 
 
 def _report(folder: Path) -> None:
+    from rich.markup import escape
+
     from robustsnn.report.html import write_report
     from robustsnn.report.loading import load_examples, load_results
     from robustsnn.report.plots import save_plots
@@ -312,22 +318,7 @@ def _report(folder: Path) -> None:
     print_summary(results, console)
     save_plots(results, folder / "plots", load_examples(folder))
     page = write_report(folder)
-    console.print(f"Report: [bold]{page}[/bold]", soft_wrap=True)
-
-
-def _delete_run(out: Path) -> None:
-    """Delete a run, and nothing that is not one."""
-    if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise RobustSNNError(f"{out} is not the folder of a robustsnn run; --fresh will not delete it")
-    _delete([out])
-
-
-def _delete(paths: list[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    console.print(f"Report: [bold]{escape(str(page))}[/bold]", soft_wrap=True)
 
 
 def _yaml(content: dict[str, Any]) -> str:

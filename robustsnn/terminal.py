@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -51,11 +52,11 @@ class Bars(Watcher):
     def advance(self, units: float, detail: str = "") -> None:
         """Move the bar."""
         if self._task is not None:
-            self._bars.update(self._task, advance=units, detail=detail)
+            self._bars.update(self._task, advance=units, detail=escape(detail))
 
     def note(self, message: str) -> None:
         """A line above the bars."""
-        console.print(message)
+        console.print(message, markup=False)
 
     def _finish(self) -> None:
         if self._task is not None:
@@ -68,6 +69,6 @@ def print_catalogue(catalogue: dict[str, dict[str, str]], console: Console) -> N
     for kind, entries in catalogue.items():
         table = Table(title=kind, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
         for name, about in entries.items():
-            table.add_row(f"[cyan]{name}[/cyan]", about)
+            table.add_row(f"[cyan]{name}[/cyan]", escape(about))
         console.print(table)
         console.print()

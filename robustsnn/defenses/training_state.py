@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -117,7 +116,7 @@ class TrainingState:
         weights = _under("model.", tensors)
         model.load_state_dict(weights)
         _load_optimizer(optimizer, _under("optimizer.", tensors))
-        return cls(history, _under("best.", tensors) or {name: tensor.clone() for name, tensor in weights.items()})
+        return cls(history, _under("best.", tensors) or weights)
 
 
 def _describe(module: nn.Module) -> str:
@@ -134,5 +133,5 @@ def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = torch.clone(tensor)
+        state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -25,14 +25,18 @@ from robustsnn.evaluation.identity import content_hash, file_hash
 from robustsnn.evaluation.measurement import Job, attack_of, gradient_key, jobs_of, measure, measure_gradients
 from robustsnn.evaluation.preparation import Prepared, check_model, prepare
 from robustsnn.evaluation.progress import Progress
-from robustsnn.evaluation.store import RunFolder
+from robustsnn.evaluation.store import RunFolder, delete_run
 from robustsnn.files import write_atomic
+from robustsnn.gradients import build_rule
+from robustsnn.models import ScaledIFSpec
 from robustsnn.runtime import environment
 
 SCHEMA_VERSION = 1
 
 
-def run_benchmark(config: BenchmarkConfig, out: str | Path, progress: Progress | None = None) -> dict[str, Any]:
+def run_benchmark(
+    config: BenchmarkConfig, out: str | Path, progress: Progress | None = None, fresh: bool = False
+) -> dict[str, Any]:
     """Run (or go on with) a benchmark and return its results, which are also in ``results.json``.
 
     The folder receives ``config.json``, ``results.json`` (renewed after every model), ``samples.parquet`` (one row for
@@ -43,12 +47,13 @@ def run_benchmark(config: BenchmarkConfig, out: str | Path, progress: Progress |
         config: what to measure.
         out: the output folder.
         progress: told about the stages.
+        fresh: delete the run that the folder holds, once this one is known to be possible, and start again.
 
     Raises:
         RobustSNNError: before any long work, whatever is wrong with the data, names, parameters, checkpoints or folder.
     """
     progress = progress or Progress()
-    run = _Run.begin(config, Path(out), progress)
+    run = _Run.begin(config, Path(out), progress, fresh)
     for index, entry in enumerate(config.models):
         run.model(entry)
         run.publish(complete=index == len(config.models) - 1)
@@ -61,6 +66,8 @@ def check_names(config: BenchmarkConfig) -> None:
     Raises:
         RobustSNNError: an unknown name, or parameters that make no sense.
     """
+    for rule in config.rules:
+        build_rule(rule.name, **rule.params)
     nothing: Any = torch.nn.Identity()
     nothing.through = lambda rule: nothing
     for job in jobs_of("", config):
@@ -99,7 +106,7 @@ class _Run:
     seconds_before: float
 
     @classmethod
-    def begin(cls, config: BenchmarkConfig, out: Path, progress: Progress) -> _Run:
+    def begin(cls, config: BenchmarkConfig, out: Path, progress: Progress, fresh: bool) -> _Run:
         check_device(config.device)
         check_names(config)
         dataset = load(config.data.name, config.data.root, config.data.download)
@@ -107,8 +114,10 @@ class _Run:
         for entry in config.models:
             check_model(entry, dataset)
         identity = config.model_dump(mode="json", exclude={"device": True, "data": {"root", "download"}})
-        identity["content"] = content_hash(dataset.train, test)
+        identity["data"]["content"] = content_hash(dataset.train, test)
         identity["checkpoints"] = {m.name: file_hash(m.checkpoint) for m in config.models if m.checkpoint}
+        if fresh:
+            _delete_run(out, config)
         folder = RunFolder(out, identity)
         results = _header(config, dataset, test)
         earlier = _earlier(folder.path)
@@ -186,7 +195,7 @@ class _Run:
         description = {
             "name": entry.name,
             "title": entry.title or entry.name,
-            "kind": "converted" if prepared.ann is not None else "snn",
+            "kind": "converted" if isinstance(prepared.spec.neuron, ScaledIFSpec) else "snn",
             "parameters": sum(p.numel() for p in prepared.model.parameters()),
             "time_steps": prepared.model.time_steps,
             "description": f"{prepared.spec.architecture}, {prepared.spec.neuron.kind} neurons, {prepared.spec.encoder} coding",
@@ -258,13 +267,20 @@ def _header(config: BenchmarkConfig, dataset: ImageDataset, test: Split) -> dict
     }
 
 
+def _delete_run(out: Path, config: BenchmarkConfig) -> None:
+    for model in config.models:
+        if model.checkpoint and Path(model.checkpoint).resolve().is_relative_to(out.resolve()):
+            raise RobustSNNError(f"{model.checkpoint} lies in {out}, which --fresh would delete; choose another --out")
+    delete_run(out)
+
+
 def _earlier(folder: Path) -> dict[str, Any]:
-    """Start and seconds of a run that is being resumed."""
+    """What a folder knows of a run that is gone on with (or only looked at again)."""
     try:
         found = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and not found.get("complete") else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _now() -> str:

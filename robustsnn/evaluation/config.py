@@ -24,7 +24,6 @@ from robustsnn.defenses import TrainConfig
 from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.models import ActivationSpec, NeuronSpec
 
-
 CLEAN = "clean"
 """What results call the measurement without an attack."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustsnn.attacks.inputs import check_logits
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.conversion import accuracy_over_time, latency
 from robustsnn.evaluation.config import ModelConfig
@@ -72,9 +73,15 @@ def ann_limits(ann: nn.Module, images: Tensor, labels: Tensor, batch_size: int) 
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> dict[str, Any]:
-    """Rate of correct predictions as plain data; ``model`` in eval mode, images ``[N, C, H, W]``, labels ``[N]``."""
+    """Rate of correct predictions as plain data; ``model`` in eval mode, images ``[N, C, H, W]``, labels ``[N]``.
+
+    Raises:
+        RobustSNNError: logits that are not finite.
+    """
+    right = 0
     with torch.no_grad():
-        right = sum(
-            int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(batch_size), labels.split(batch_size))
-        )
+        for x, y in zip(images.split(batch_size), labels.split(batch_size)):
+            logits = model(x)
+            check_logits(logits, y)
+            right += int((logits.argmax(1) == y).sum())
     return rate(right, len(labels)).as_dict()

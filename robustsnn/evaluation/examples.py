@@ -34,6 +34,7 @@ def example_images(
         return {}
     images, labels = test.batch(chosen)
     images, labels = images.to(config.device), labels.to(config.device)
+    model.encoder.reseed(config.seed)
     with attacked(model):
         noisy = attack_of(Job(name, config.noises[-1], None, eps), model, config)(images, labels)
         adversarial = attack_of(Job(name, config.attacks[-1], config.rules[0], eps), model, config)(images, labels)

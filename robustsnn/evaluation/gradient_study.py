@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustsnn.attacks.context import attacked
-from robustsnn.attacks.inputs import Model, check_logits
+from robustsnn.attacks.inputs import Model, check_gradient, check_logits
 from robustsnn.attacks.randomness import per_image
 
 
@@ -32,12 +32,15 @@ def study_gradients(
     Returns:
         columns of length N: ``probability``, ``l1``, ``l2``, ``nonzero`` (entries), ``entries``, and for every radius
         ``adversarial_<i>``, ``random_<i>`` with i its place in ``eps``.
+
+    Raises:
+        RobustSNNError: logits or gradients that are missing or not finite.
     """
     with attacked(model):
         x = images.detach().requires_grad_()
         with torch.enable_grad():
             f = _true_class_probability(model, x, labels)
-            (g,) = torch.autograd.grad(f.sum(), x)
+            g = check_gradient(torch.autograd.grad(f.sum(), x, allow_unused=True)[0] if f.requires_grad else None)
         flat, f = g.flatten(1), f.detach()
         columns = {
             "probability": f,

@@ -21,7 +21,6 @@ from robustsnn.evaluation.verification import decide, is_legal
 from robustsnn.gradients import build_rule
 
 
-
 @dataclass(frozen=True)
 class Job:
     """One measurement of one model: an attack (or none) through a rule (or none) at one eps."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,12 @@ from robustsnn.evaluation.presets import main_job
 from robustsnn.models import ActivationSpec, ModelSpec
 
 _ITERATIVE = ("pgd", "apgd-ce")
+
+
+def with_data(config: BenchmarkConfig, **changes: Any) -> BenchmarkConfig:
+    """The same benchmark on other data; what is None stays as it is."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update=given)})
 
 
 def with_seed(config: BenchmarkConfig, seed: int) -> BenchmarkConfig:
@@ -94,13 +102,15 @@ def _names(paths: Sequence[str]) -> list[str]:
     names: list[str] = []
     for path in paths:
         stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(path).stem).lstrip("._+-") or "model"
-        same = sum(re.sub(r"-\d+$", "", name) == stem for name in names)
-        names.append(f"{stem}-{same + 1}" if stem in names else stem)
+        candidates = (f"{stem}-{number}" if number else stem for number in itertools.chain([0], itertools.count(2)))
+        names.append(next(name for name in candidates if name not in names))
     return names
 
 
 def _entry(name: str, path: str, spec: ModelSpec, time_steps: int | None) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": name, "checkpoint": path}
+    if name != Path(path).stem:
+        entry["title"] = path
     if isinstance(spec.neuron, ActivationSpec):
         entry["conversion"] = {"method": "qcfs" if spec.neuron.kind == "qcfs" else "opi"}
         entry["time_steps"] = spec.time_steps if time_steps is None else time_steps

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from robustsnn.attacks.inputs import check_logits
 from robustsnn.checkpoint import load_checkpoint, save_checkpoint
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.conversion import METHODS, convert, to_spec
 from robustsnn.datasets import ImageDataset
 from robustsnn.defenses import build_model, build_objective, train
 from robustsnn.errors import RobustSNNError
-from robustsnn.evaluation.config import ModelConfig
+from robustsnn.evaluation.config import ConversionConfig, ModelConfig
 from robustsnn.evaluation.progress import Progress
-from robustsnn.models import ActivationSpec, ModelSpec
+from robustsnn.models import ModelSpec
 
 _CALIBRATION_IMAGES = 1000
 
@@ -62,16 +63,17 @@ def check_model(config: ModelConfig, dataset: ImageDataset) -> None:
     """
     if config.checkpoint is not None:
         loaded = load_checkpoint(config.checkpoint)
+        model, spec = loaded.model, loaded.spec
         if loaded.spec.image_shape != dataset.image_shape or loaded.spec.num_classes != dataset.num_classes:
             raise RobustSNNError(
                 f"{config.checkpoint} takes images {loaded.spec.image_shape} of {loaded.spec.num_classes} classes, the "
                 f"data set {dataset.name} has {dataset.image_shape} of {dataset.num_classes}"
             )
-        needs_conversion = not loaded.spec.spiking
     else:
         build_objective(config.objective, **config.objective_options)
-        spec_of(config, dataset).build()
-        needs_conversion = isinstance(config.neuron, ActivationSpec)
+        spec = spec_of(config, dataset)
+        model = _build(config.name, spec)
+    needs_conversion = not spec.spiking
     if needs_conversion and config.conversion is None:
         raise RobustSNNError(
             f"model {config.name} is an ANN; add `conversion:` to its entry to measure the SNN it converts to, or give it "
@@ -79,6 +81,40 @@ def check_model(config: ModelConfig, dataset: ImageDataset) -> None:
         )
     if config.conversion is not None and not needs_conversion:
         raise RobustSNNError(f"model {config.name} is spiking already; remove `conversion:` from its entry")
+    if config.conversion is not None:
+        _check_conversion(config.name, config.conversion, spec, model)
+    _check_one_pass(config.name, model, dataset)
+
+
+def _build(name: str, spec: ModelSpec) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return spec.build()
+    except RobustSNNError:
+        raise
+    except Exception as error:  # options of an architecture can be anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RobustSNNError(f"model {name} cannot be built as described: {reason}") from None
+
+
+def _check_conversion(name: str, conversion: ConversionConfig, spec: ModelSpec, ann: nn.Module) -> None:
+    fitting = {"qcfs": "qcfs", "opi": "relu"}[conversion.method]
+    if spec.neuron.kind != fitting:
+        raise RobustSNNError(
+            f"model {name} is an ANN of {spec.neuron.kind} activations; {conversion.method} converts {fitting} ones"
+        )
+    if not METHODS[conversion.method].calibrated:
+        convert(ann, conversion.method, 1, v_init=conversion.v_init)
+
+
+def _check_one_pass(name: str, model: nn.Module, dataset: ImageDataset) -> None:
+    """Two images through the model."""
+    images, labels = dataset.train.batch(slice(2))
+    try:
+        with torch.no_grad():
+            check_logits(model.eval()(images), labels)
+    except (RobustSNNError, RuntimeError) as error:
+        raise RobustSNNError(f"model {name}: {str(error).splitlines()[0]}") from None
 
 
 def prepare(config: ModelConfig, dataset: ImageDataset, folder: Path, device: str, progress: Progress) -> Prepared:
@@ -92,7 +128,7 @@ def prepare(config: ModelConfig, dataset: ImageDataset, folder: Path, device: st
         progress: told about epochs.
     """
     file = Path(config.checkpoint) if config.checkpoint else folder / "models" / f"{config.name}.safetensors"
-    if not file.exists():
+    if config.checkpoint is None and not file.exists():
         model, record = train_model(config, dataset, folder / "training" / config.name, device, progress)
         save_checkpoint(file, model, spec_of(config, dataset), record)
     loaded = load_checkpoint(file, device)

@@ -9,7 +9,6 @@ from robustsnn.evaluation.config import BenchmarkConfig, parse_config
 _FAR = (2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255)
 _NEAR = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
 
-_DIGITS_TRAINING = {"epochs": 20}
 _SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"eps": _FAR, "training": {"epochs": 25, "batch_size": 64, "lr": 4e-3}, "lam": 0.05},
     "mnist": {

@@ -8,7 +8,9 @@ from typing import Any
 from robustsnn.checkpoint import load_checkpoint, save_checkpoint
 from robustsnn.conversion import to_spec
 from robustsnn.datasets import ImageDataset, load
-from robustsnn.errors import RobustSNNError
+from robustsnn.defenses.training_log import LOG
+from robustsnn.defenses.training_state import STATE
+from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.evaluation.benchmark import check_device
 from robustsnn.evaluation.config import ConversionConfig, parse_config
 from robustsnn.evaluation.conversion_curve import accuracy, conversion_curve
@@ -20,6 +22,7 @@ from robustsnn.models import ActivationSpec
 
 _BATCH = 256
 _ANNS = ("relu", "qcfs")
+_NEURONS = ("if", "lif", "plif", *_ANNS)
 
 
 def train_one(
@@ -37,16 +40,20 @@ def train_one(
     training: dict[str, Any],
     device: str,
     progress: Progress,
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Train one model into the file ``out`` and return its record with the accuracy on the test images.
 
     What is None in ``training`` is taken from the data set's main job. Epochs are saved in ``<out>.training``; the same
-    call goes on where an earlier one stopped.
+    call goes on where an earlier one stopped, unless it is to begin afresh.
 
     Raises:
         RobustSNNError: before training, whatever is wrong with names, numbers, data, device or folder.
     """
     check_device(device)
+    folder = _training_folder(out)
+    if neuron not in _NEURONS:
+        raise UnknownNameError("neuron", neuron, _NEURONS)
     preset = main_job(dataset).models[0].training.model_dump(mode="json")
     chosen = preset | {key: value for key, value in training.items() if value is not None}
     content: dict[str, Any] = {
@@ -65,7 +72,9 @@ def train_one(
     data = load(dataset, root, download)
     check_model(config, data)
     writable_folder(out.parent)
-    folder = out.with_suffix(".training")
+    if fresh:
+        for path in (out, folder / STATE, folder / LOG):
+            path.unlink(missing_ok=True)
     model, record = train_model(config, data, folder, device, progress)
     images, labels = data.test.batch(slice(None))
     record["test_accuracy"] = accuracy(model, images.to(device), labels.to(device), _BATCH)
@@ -90,8 +99,11 @@ def convert_one(
         RobustSNNError: the file is not an ANN, or as the parts that are called.
     """
     check_device(device)
+    _check_file(out)
     if time_steps < 1:
         raise RobustSNNError(f"time_steps must be at least 1, got {time_steps}")
+    if out.resolve() == checkpoint.resolve():
+        raise RobustSNNError(f"{out} is the ANN itself, which would be lost; give another --out")
     found = load_checkpoint(checkpoint, device)
     if not isinstance(found.spec.neuron, ActivationSpec):
         raise RobustSNNError(f"{checkpoint} is an SNN already; convert takes an ANN (robustsnn train --neuron qcfs)")
@@ -118,6 +130,22 @@ def convert_one(
     test = data.test.take(min(n_test or len(data.test), len(data.test)))
     images, labels = (tensor.to(device) for tensor in test.batch(slice(None)))
     return conversion_curve(entry, snn, found.model, images, labels, _BATCH)
+
+
+def _check_file(out: Path) -> None:
+    if out.is_dir():
+        raise RobustSNNError(f"{out} is a folder; --out takes the name of a file, such as {out / 'model.safetensors'}")
+
+
+def _training_folder(out: Path) -> Path:
+    """Where the epochs of a training are kept, beside the model's file."""
+    _check_file(out)
+    folder = out.with_suffix(".training")
+    if folder == out:
+        raise RobustSNNError(
+            f"{out} is where the epochs would be kept; --out takes another name, such as *.safetensors"
+        )
+    return folder
 
 
 def _data_of(record: dict[str, Any], dataset: str | None, root: str | None) -> ImageDataset:

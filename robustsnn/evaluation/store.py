@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from robustsnn.errors import RobustSNNError
 from robustsnn.files import writable_folder, write_atomic
 
 Columns = Mapping[str, Sequence[Any]]
+
+_MARK = {"tool": "robustsnn"}
+_WRITTEN = (
+    *("config.json", "results.json", "samples.parquet", "gradients.parquet", "examples.npz", "report.html"),
+    *("plots", "work", "models", "training"),
+)
 
 
 class RunFolder:
@@ -33,7 +40,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, identity: Mapping[str, Any]) -> None:
         self.path = writable_folder(path)
-        self._claim(json.loads(json.dumps(identity)))
+        self._claim(json.loads(json.dumps(_MARK | dict(identity))))
         for name in ("work", "models", "training"):
             writable_folder(self.path / name)
 
@@ -42,14 +49,14 @@ class RunFolder:
         if not file.exists():
             write_atomic(file, json.dumps(identity, indent=2))
             return
-        try:
-            found = json.loads(file.read_text())
-        except (OSError, ValueError):
-            raise RobustSNNError(f"{file} is not readable JSON; choose another --out, or delete the folder") from None
-        different = [key for key in {**identity, **found} if identity.get(key) != found.get(key)]
+        found = _identity_in(self.path)
+        if found is None:
+            raise RobustSNNError(f"{file} was not written by a robustsnn run; choose another --out")
+        different = sorted(set(_differences(identity, found)))
         if different:
+            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
             raise RobustSNNError(
-                f"{self.path} holds a run with another configuration ({', '.join(sorted(different))} differ); choose "
+                f"{self.path} holds a run with another configuration (other {', '.join(different[:3])}{more}); choose "
                 "another --out, or add --fresh to delete that run first"
             )
 
@@ -86,3 +93,46 @@ class RunFolder:
 
     def _file(self, key: str) -> Path:
         return self.path / "work" / f"{key}.parquet"
+
+
+def delete_run(path: str | Path) -> None:
+    """Delete what a run wrote into a folder, and nothing else that lies there.
+
+    Raises:
+        RobustSNNError: the folder holds something, but no run.
+    """
+    folder = Path(path)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if _identity_in(folder) is None:
+        raise RobustSNNError(f"{folder} is not the folder of a robustsnn run; --fresh will not delete what it holds")
+    for name in reversed(_WRITTEN):
+        _delete(folder / name)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _identity_in(folder: Path) -> dict[str, Any] | None:
+    """What the folder belongs to; None where no run says so."""
+    try:
+        found = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.items() >= _MARK.items() else None
+
+
+def _differences(a: Any, b: Any, place: str = "") -> Iterator[str]:
+    """Dotted names of the entries in which two trees of plain data differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {**a, **b}:
+            yield from _differences(a.get(key), b.get(key), f"{place}.{key}".lstrip("."))
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for index, (x, y) in enumerate(zip(a, b)):
+            yield from _differences(x, y, f"{place}.{index}")
+    elif a != b:
+        yield place

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustsnn.attacks.image.ball import Ball
 from robustsnn.attacks.inputs import Model
@@ -33,9 +33,3 @@ def is_legal(adversarial: Tensor, images: Tensor, ball: Ball) -> Tensor:
     flat = adversarial.flatten(1)
     inside = (flat >= low - _TOLERANCE).all(1) & (flat <= high + _TOLERANCE).all(1)
     return inside & (size <= ball.eps * (1 + _TOLERANCE) + _TOLERANCE)
-
-
-def untouched(model: nn.Module) -> nn.Module:
-    """The model under a view, or the model itself."""
-    inner = getattr(model, "model", None)
-    return inner if isinstance(inner, SpikingClassifier) else model

@@ -60,11 +60,24 @@ def budgets(results: Results, norm: str | None = None) -> list[float]:
 
 
 def headline_budgets(results: Results) -> list[float]:
-    """Return the largest budget and a middle one, largest first; one or none if there are no more."""
-    every = budgets(results)
+    """Return the budget that says most, and the largest; one or none if there are no more.
+
+    The first is where the models' worst cases lie farthest apart (for one model: where its gap is widest), the larger of
+    equal ones.
+    """
+    every, norm = budgets(results), primary_norm(results)
     if len(every) < 2:
         return every
-    return [every[-1], every[min(len(every) // 2, len(every) - 2)]]
+
+    def tells(eps: float) -> float:
+        found = [gap for model in results["models"] if (gap := gap_at(model, eps, norm))]
+        worst = [gap["adversarial"]["value"] for gap in found if gap["adversarial"]]
+        if len(worst) > 1:
+            return max(worst) - min(worst)
+        return max((abs(gap["gap"]["value"]) for gap in found if gap["gap"]), default=0.0)
+
+    best = max(reversed(every), key=tells)
+    return [best, every[-1] if best != every[-1] else every[-2]]
 
 
 def attacks_at(model: Entry, eps: float, norm: str, family: str) -> list[Entry]:
@@ -106,7 +119,7 @@ def main_columns(results: Results) -> list[str]:
 
 
 def main_blocks(results: Results) -> list[MainBlock]:
-    """Return the main table: for the largest and a middle budget, a row for every model.
+    """Return the main table: for the budget that says most and the largest, a row for every model.
 
     An attack column is the rate under that attack with its strongest gradient rule and variant; ``worst`` is the
     per-image worst case over everything, which is why it can lie below each of them.
