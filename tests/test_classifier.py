@@ -253,7 +253,8 @@ class TestFreshState:
         """Flags, forwards and membranes are as before, also after a failure half-way."""
         model = classifier(layout)
         if layout == "folded":
-            for module in neurons(model):
+            for module, mode in zip(neurons(model), "msm"):
+                module.step_mode = mode
                 module.v = torch.ones(1)  # somebody's own state outlives our calls
         before = [(m.step_mode, m.training, "forward" in m.__dict__, m.v) for m in model.modules() if hasattr(m, "v")]
         assert len(before) == 3

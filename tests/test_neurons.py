@@ -590,6 +590,19 @@ class TestSavedMemory:
         with torch.autograd.graph.saved_tensors_hooks(failing, failing):
             multistep(currents(torch.float32), dynamics_of(IF()), slope_of(surrogate.ATan()))
 
+    @kinds
+    def test_potentials_are_not_even_computed_without_a_graph(self, kind, monkeypatch):
+        keeps, original = [], compiled.forward
+        monkeypatch.setattr(compiled, "forward", lambda *a: keeps.append(a[-1]) or original(*a))
+        node, _ = pair(kind, "hard")
+        x = currents(torch.float32).requires_grad_()
+        expected, v = multistep(x, dynamics_of(node), slope_of(surrogate.ATan()), v=x[0] / 2)
+        with torch.no_grad():
+            spikes, after = multistep(x, dynamics_of(node), slope_of(surrogate.ATan()), v=x[0] / 2)
+        assert keeps == [True, False]
+        assert torch.equal(spikes, expected)
+        assert torch.equal(after, v)
+
 
 class TestSurrogates:
     U = (0.0, 0.1, -0.3, 0.45, -0.9, 1.2)

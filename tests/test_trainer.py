@@ -79,7 +79,7 @@ def test_an_ann_learns_the_digits():
 
 
 def test_sr_lowers_the_gradient_that_it_penalises():
-    spec, penalties = ModelSpec(**{**TINY, "time_steps": 4, "options": {"width": 8}}, neuron=NeuronSpec(kind="lif")), []
+    spec, penalties = ModelSpec(**{**TINY, "time_steps": 4, "options": {}}, neuron=NeuronSpec(kind="lif")), []
     for objective in (CrossEntropy(), SR(0.05)):
         model = build_model(spec, 0)
         train(model, DIGITS.train, objective, TrainConfig(epochs=4))

@@ -45,7 +45,10 @@ def multistep(
     _check(x_seq, steps, v)
     cut = dynamics.detach_reset if detach_reset is None else detach_reset
     loops = loops or (compiled if compiled.supports(x_seq) else stepwise)
-    return _MultiStep.apply(x_seq, v, dynamics.w, dynamics, slope, steps, not cut, loops)[:2]  # type: ignore[no-any-return]
+    w = dynamics.w
+    if not torch.is_grad_enabled():  # autograd would still ask for the potentials
+        x_seq, w, v = x_seq.detach(), None, None if v is None else v.detach()
+    return _MultiStep.apply(x_seq, v, w, dynamics, slope, steps, not cut, loops)[:2]  # type: ignore[no-any-return]
 
 
 def _check(x_seq: Tensor, steps: int, v: Tensor | None) -> None:
