@@ -1,6 +1,6 @@
 """The Markdown tables of the README from the output folder of a benchmark.
 
-    python benchmarks/readme_table.py out/digits
+python benchmarks/readme_table.py out/digits
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def main() -> None:
         print(f"| {model['title']} | {clean} | " + " | ".join(cells) + " |")
     for conversion in results["conversions"]:
         points = ", ".join(
-            f"T={point['time_steps']}: {format_percent(point['accuracy']['value'])}" for point in conversion["over_time"]
+            f"T={point['time_steps']}: {format_percent(point['accuracy']['value'])}"
+            for point in conversion["over_time"]
         )
         print(f"\n{conversion['model']}: ANN {format_percent(conversion['ann']['value'])}; {points}")
 

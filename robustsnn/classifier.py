@@ -15,6 +15,7 @@ from robustsnn.encoding import Encoder, build_encoder
 from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.neurons.execution import Execution, NeuronStep, executing, own_step
 from robustsnn.neurons.nodes import IF
+from robustsnn.normalization import quick_eval_norms
 from robustsnn.readout import Readout, build_readout
 
 LAYOUTS = ("folded", "multi", "single")
@@ -153,7 +154,7 @@ class SpikingClassifier(nn.Module):
                 "batch norm or dropout in training mode works on one step at a time in a single-step network, which a "
                 "gradient rule would change; call .eval() first, or use a multi-step network"
             )
-        with self._fresh(), executing(self.net, execution):
+        with self._fresh(), quick_eval_norms(self.net), executing(self.net, execution):
             if self.layout == "multi":
                 outputs = self.net(frames.expand(steps, *frames.shape) if self.encoder.static else frames)
             elif self.encoder.static:

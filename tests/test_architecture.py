@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import itself and the rooms of lower floors.
 FLOORS = [
     {"errors", "runtime"},
-    {"files", "readout"},
+    {"files", "readout", "normalization"},
     {"neurons", "encoding"},
     {"classifier"},
     {"gradients", "models", "datasets"},
