@@ -17,20 +17,31 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def tune_allocator() -> bool:
     """Keep freed memory for the next large tensor instead of giving it back to the system (Linux with glibc only).
 
-    The same as starting Python with ``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=...``; ``frameworks`` measured 1.6x on
-    convolutional SNNs. A process-wide setting, so the library never calls it; the command line does, unless
-    ``ROBUSTSNN_MALLOC=default`` is set.
+    The same as starting Python with ``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=...``; ``benchmarks/neuron_speed.py`` with
+    and without shows what it is worth. A process-wide setting, so the library never calls it; the command line does,
+    unless ``ROBUSTSNN_MALLOC=default`` is set.
 
     Returns:
         whether the setting was accepted.
     """
-    if not sys.platform.startswith("linux") or os.environ.get("ROBUSTSNN_MALLOC") == "default":
+    if os.environ.get("ROBUSTSNN_MALLOC") == "default":
         return False
+    return bool(_glibc("mallopt", _M_MMAP_MAX, 0)) and bool(_glibc("mallopt", _M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def release_memory() -> None:
+    """Give memory that is free back to the system; between pieces of work whose tensors differ in size."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *arguments: int) -> int:
+    """Result of a function of glibc, 0 where there is none."""
+    if not sys.platform.startswith("linux"):
+        return 0
     try:
-        libc = ctypes.CDLL(None)
-        return bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+        return int(getattr(ctypes.CDLL(None), function)(*arguments))
     except (OSError, AttributeError):
-        return False
+        return 0
 
 
 def prepare_process() -> None:

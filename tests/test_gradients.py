@@ -323,7 +323,11 @@ class TestFallBack:
     def test_batch_norm_in_training(self, make_model, paths):
         model = make_model("cnn").train()
         self.check(model, paths)
-        found = gradients(model.eval().through(BPTR()), images())
+        rule, norm = BPTR(), model.net[1]
+        seen = norm.num_batches_tracked.item()
+        model.through(rule)(images())
+        assert norm.num_batches_tracked == seen + 1  # no trial run has been counted
+        found = gradients(model.eval().through(rule), images())
         assert paths == ["single"]
         assert_same(found, gradients(model.through(over_time(BPTR())), images()), 1e-9)
 

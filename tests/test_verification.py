@@ -25,19 +25,21 @@ from robustsnn.models import NeuronSpec
 
 
 class Scripted(SpikingClassifier):
-    """Its fast path is that of a spiking network, its reference says what the test says, draw after draw."""
+    """A spiking network whose reference gives all images the logits that the test says, draw after draw."""
 
-    def __init__(self, draws: Sequence[Tensor] = (), encoder: str = "direct") -> None:
+    def __init__(self, *draws: Sequence[float], encoder: str = "direct") -> None:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), NeuronSpec(v_threshold=0.5)(), nn.Linear(40, 4))
         super().__init__(net, 3, encoder, normalize=((0.5,), (0.2,)))
-        self.draws = list(draws)
+        self.draws = [torch.tensor([draw]) for draw in draws]
         self.asked: list[Tensor] = []
         self.eval()
 
     def reference(self, images: Tensor) -> Tensor:
         self.asked.append(images)
-        return self.draws[(len(self.asked) - 1) % len(self.draws)] if self.draws else super().reference(images)
+        if not self.draws:
+            return super().reference(images)
+        return self.draws[(len(self.asked) - 1) % len(self.draws)].expand(len(images), 4)
 
 
 class Shift(ImageAttack):
@@ -49,8 +51,9 @@ class Shift(ImageAttack):
         return x + self.by
 
 
-def one_hot(classes: Tensor) -> Tensor:
-    return nn.functional.one_hot(classes, 4).float()
+ONE, TWO, THREE = (nn.functional.one_hot(torch.tensor(k), 4).float().tolist() for k in (1, 2, 3))
+ONES = torch.ones(12, dtype=torch.long)
+"""The class of nearly all images by the fast path."""
 
 
 @pytest.fixture
@@ -111,23 +114,20 @@ class TestLegal:
 
 class TestDecide:
     def test_the_reference_decides(self, images):
-        classes = torch.arange(12) % 4
-        model = Scripted([one_hot(classes)])
-        assert decide(model, images).equal(classes)
+        model = Scripted(TWO)
+        assert decide(model, images).tolist() == [2] * 12
         assert len(model.asked) == 1, "without randomness one run is enough"
 
     def test_mean_logits_decide_over_draws_and_not_the_majority(self, images):
-        draws = [torch.tensor([[9.0, 0.0, 0.0, 0.0]]), *[torch.tensor([[0.0, 4.0, 0.0, 0.0]])] * 2]
-        model = Scripted(draws, "poisson")
-        assert decide(model, images[:1], 3).tolist() == [0]
+        draws = [[9.0, 0.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0]]
+        model = Scripted(*draws, encoder="poisson")
+        assert decide(model, images, 3).tolist() == [0] * 12
         assert len(model.asked) == 3
-        assert decide(Scripted(draws, "poisson"), images[:1], 2).tolist() == [0]
-        assert decide(Scripted(draws[1:], "poisson"), images[:1], 1).tolist() == [1]
+        assert decide(Scripted(*draws[1:], encoder="poisson"), images, 1).tolist() == [1] * 12
 
     def test_draws_are_fresh(self, images):
-        model = SpikingClassifier(Scripted().net, 1, "poisson").eval()
-        a, b = model.reference(images), model.reference(images)
-        assert not a.equal(b)
+        model = Scripted(encoder="poisson")
+        assert not model.reference(images).equal(model.reference(images))
 
     def test_other_models_are_asked_directly(self, images):
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
@@ -138,55 +138,51 @@ class TestDecide:
 class TestIllegalExamples:
     @pytest.mark.parametrize(("by", "eps"), [(0.2, 0.1), (-0.6, 0.7)], ids=["ball", "bounds"])
     def test_never_count_and_are_reported(self, monkeypatch, images, by, eps):
-        labels = Scripted().reference(images).argmax(1)
-        wrong = one_hot((labels + 1) % 4)
-        model = Scripted([one_hot(labels), wrong])  # clean images first
-        config = shifting(monkeypatch, by, eps)
-        entry, warnings = report(model, images, labels, config)
+        model = Scripted(THREE, TWO)  # right of the clean images, wrong of the others; the fast path never says 3
+        entry, warnings = report(model, images, ONES + 2, shifting(monkeypatch, by, eps))
         (attack,) = entry["attacks"]
+        assert entry["clean"]["count"] == 12
+        assert attack["claimed"] == 12
         assert attack["illegal"] == 12
         assert attack["verified"] == 0
         assert attack["accuracy"]["count"] == 12
         assert f"Plain, shift at eps {eps:.4g}: 12 examples left the ball and were not counted" in warnings
 
     def test_legal_ones_do_count(self, monkeypatch, images):
-        labels = Scripted().reference(images).argmax(1)
-        rows = measure(
-            Job("plain", shifting(monkeypatch, 0.1).attacks[0], shifting(monkeypatch, 0.1).rules[0], 0.1),
-            Scripted([one_hot((labels + 1) % 4)]),
-            images,
-            (labels + 2) % 4,  # so the fast path is fooled as well, and the reference is asked
-            0,
-            shifting(monkeypatch, 0.1),
-        )
+        config = shifting(monkeypatch, 0.1)
+        job = Job("plain", config.attacks[0], config.rules[0], 0.1)
+        rows = measure(job, Scripted(TWO), images, ONES + 2, 0, config)
         assert rows["legal"] == [True] * 12
         assert rows["correct"] == [False] * 12
-        assert rows["predicted"] == ((labels + 1) % 4).tolist()
+        assert rows["predicted"] == [2] * 12
 
 
 class TestClaimedAndVerified:
     def test_what_fools_only_the_fast_path_is_claimed_but_not_verified(self, images):
         """A defect of the fast path must not make an attack look strong."""
-        config = tiny(noises=[], attacks=[{"name": "fgsm"}], rules=[{"name": "bptr"}], eps=[0.5])
+        config = tiny(noises=[], attacks=[{"name": "fgsm"}], rules=[{"name": "bptr"}], eps=[0.2])
         labels = Scripted().reference(images).argmax(1)
-        honest, _ = report(Scripted(), images, labels, config)
-        entry, warnings = report(Scripted([one_hot(labels)]), images, labels, config)
+        honest, no_warnings = report(Scripted(), images, labels, config)
         claimed = honest["attacks"][0]["claimed"]
         assert claimed == honest["attacks"][0]["verified"] > 3
-        assert entry["attacks"][0]["claimed"] == claimed
-        assert entry["attacks"][0]["verified"] == 0
-        assert entry["attacks"][0]["accuracy"]["count"] == entry["clean"]["count"] == 12
-        assert warnings == [f"Plain, fgsm at eps 0.5: {claimed} claimed successes did not fool the untouched model"]
+        assert no_warnings == []
+        entry, warnings = report(Scripted(ONE), images, ONES, config)
+        (attack,) = entry["attacks"]
+        assert attack["claimed"] > 3
+        assert attack["verified"] == 0
+        assert attack["accuracy"]["count"] == entry["clean"]["count"] == 12
+        told = f"{attack['claimed']} claimed successes did not fool the untouched model"
+        assert warnings == [f"Plain, fgsm at eps 0.2: {told}"]
 
     def test_a_stochastic_model_is_judged_by_all_draws_even_where_nothing_is_claimed(self, images):
         config = tiny(noises=[], attacks=[{"name": "fgsm"}], rules=[{"name": "bptr"}], eps=[0.0], verify_draws=4)
-        labels = torch.zeros(12, dtype=torch.long)
-        model = Scripted([one_hot(labels)], "poisson")
-        rows = measure(Job("plain"), model, images, labels, 0, config)
-        assert (len(model.asked), rows["correct"]) == (4, [True] * 12)
-        model = Scripted([one_hot(labels + 1)], "poisson")
-        rows = measure(Job("plain", config.attacks[0], config.rules[0], 0.0), model, images, labels, 0, config)
-        assert (len(model.asked), rows["correct"]) == (4, [False] * 12)
+        for job in jobs_of("plain", config):
+            for draw, correct in ((ONE, True), (TWO, False)):
+                model = Scripted(draw, encoder="poisson")
+                rows = measure(job, model, images, ONES, 0, config)
+                assert not all(rows["claimed"])
+                assert rows["correct"] == [correct] * 12
+                assert [len(asked) for asked in model.asked] == [12] * 4
 
     def test_rows_of_a_stochastic_model_do_not_depend_on_what_ran_before(self, images):
         config = tiny(noises=[], attacks=[{"name": "fgsm"}], rules=[{"name": "bptr"}], eps=[0.1], verify_draws=2)
@@ -203,7 +199,7 @@ class TestClaimedAndVerified:
 
 class TestMisclassifiedImages:
     def test_are_no_success_but_noise_is_measured_on_them(self, images):
-        config = tiny(noises=[{"name": "sign"}], attacks=[{"name": "pgd"}], rules=[{"name": "bptr"}], eps=[0.3])
+        config = tiny(noises=[{"name": "sign"}], attacks=[{"name": "pgd"}], rules=[{"name": "bptr"}], eps=[0.2])
         model = Scripted()
         labels = model.reference(images).argmax(1)
         labels[:5] = (labels[:5] + 1) % 4
@@ -215,13 +211,13 @@ class TestMisclassifiedImages:
         assert pgd["accuracy"]["count"] == 7 - pgd["verified"] < 7
         rows = {job.attack_label: measure(job, model, images, labels, 0, config) for job in jobs_of("plain", config)}
         assert rows["clean"]["correct"] == [False] * 5 + [True] * 7
-        assert rows["sign"]["linf"] == pytest.approx([0.3] * 12, abs=1e-6)
+        assert rows["sign"]["linf"] == pytest.approx([0.2] * 12, abs=1e-6)
         assert rows["pgd"]["linf"][:5] == [0.0] * 5
         assert rows["pgd"]["correct"][:5] == [False] * 5
         assert min(rows["pgd"]["linf"][5:]) > 0
-        again = rows["sign"]["correct"]
-        assert noise["accuracy"]["count"] == sum(again)
-        assert noise["verified"] == sum(not right for right in again[5:])
+        noisy = rows["sign"]["correct"]
+        assert noise["accuracy"]["count"] == sum(noisy)
+        assert noise["verified"] == sum(not right for right in noisy[5:])
 
     def test_nothing_right_gives_no_success_rate(self, images):
         config = tiny(noises=[{"name": "sign"}], attacks=[{"name": "fgsm"}], rules=[{"name": "bptr"}], eps=[0.0])

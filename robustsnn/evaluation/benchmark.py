@@ -29,7 +29,7 @@ from robustsnn.evaluation.store import RunFolder, delete_run
 from robustsnn.files import write_atomic
 from robustsnn.gradients import build_rule
 from robustsnn.models import ScaledIFSpec
-from robustsnn.runtime import environment
+from robustsnn.runtime import environment, release_memory
 
 SCHEMA_VERSION = 1
 
@@ -179,6 +179,7 @@ class _Run:
             images, labels, first = self._batch(batch, len(self.test))
             folder.write(job.key(batch), measure(job, prepared.model, images, labels, first, config))
             self.progress.advance(_weight(job))
+            release_memory()
         for rule in config.rules:
             for batch in self._batches(self._n_gradients):
                 key = gradient_key(entry.name, rule, batch)
