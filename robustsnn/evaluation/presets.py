@@ -13,12 +13,14 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"eps": _FAR, "training": {"epochs": 25, "batch_size": 64, "lr": 4e-3}, "lam": 0.05},
     "mnist": {
         "eps": _FAR,
+        "time_steps": 4,
         "training": {"epochs": 3, "batch_size": 128, "lr": 3e-3},
         "lam": 0.01,
         "n_test": 1000,
     },
     "fashion-mnist": {
         "eps": _NEAR,
+        "time_steps": 4,
         "training": {"epochs": 10, "batch_size": 128, "lr": 3e-3},
         "lam": 0.005,
         "n_test": 1000,
@@ -62,7 +64,7 @@ def main_job(dataset: str = "digits", **overrides: Any) -> BenchmarkConfig:
     setting = _SETTINGS.get(dataset, _SETTINGS["npz"])
     common = {
         "architecture": setting.get("architecture", "cnn"),
-        "options": setting.get("options", {}),
+        "time_steps": setting.get("time_steps", 8),
         "training": setting["training"],
     }
     content: dict[str, Any] = {
