@@ -279,6 +279,13 @@ class TestPlainTwins:
         y = torch.zeros(30, dtype=torch.long)
         self.compare_apgd(model, x, y, 0.03, steps, norm)
 
+    @norms
+    def test_apgd_where_equal_losses_are_common(self, norm):
+        """A spiking network's loss is piecewise constant: the first of equal losses stays the best."""
+        model = double("snn")
+        x, y = correct_digits(model, 20)
+        self.compare_apgd(model, x, y, 0.08 if norm == "Linf" else 0.6, 10, norm)
+
     @staticmethod
     def compare_apgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, norm: str) -> None:
         attack = APGD(model, eps, steps, norm=norm, early_stop=False)
@@ -915,18 +922,22 @@ class TestLeavesNoTrace:
 
     @norms
     @every
+    @pytest.mark.parametrize("early_stop", [True, False])
     @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-    def test_works_in_any_grad_mode(self, name, norm, context):
+    def test_works_in_any_grad_mode(self, name, norm, early_stop, context):
         model, x, y = busy_case()
-        expected = EVERY[name](model, eps=0.1, norm=norm)(x, y)
+        options = {} if name in NOISES else {"early_stop": early_stop}
+        attack = EVERY[name](model, eps=0.1, norm=norm, **options)
+        expected = attack(x, y)
         with context():
             images, labels = x.clone(), y.clone()
             inside = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-            adv = EVERY[name](model, eps=0.1, norm=norm)(images, labels)
+            adv = attack(images, labels)
             assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == inside
             assert torch.equal(adv, expected)
         if context is torch.inference_mode:
-            assert torch.equal(EVERY[name](model, eps=0.1, norm=norm)(images, labels), expected)
+            assert images.is_inference()
+            assert torch.equal(attack(images, labels), expected)
 
     @every
     def test_images_that_need_a_gradient(self, name):

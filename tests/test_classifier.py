@@ -108,9 +108,10 @@ class TestEqualToReference:
 
     @pytest.mark.parametrize("architecture", ["cnn", "vgg11", "wrn16-4"])
     def test_single_precision(self, make_model, architecture):
-        """A rounding of a current at the threshold may flip a spike; here none does."""
-        model = make_model(architecture, dtype=torch.float32)
-        torch.testing.assert_close(model(images().float()), model.reference(images().float()), rtol=1e-5, atol=1e-5)
+        """Rounding may move a current across the threshold and flip a spike, on some machine in one of 12 images."""
+        model, x = make_model(architecture, dtype=torch.float32), images(12).float()
+        difference = (model(x) - model.reference(x)).abs().amax(1)
+        assert (difference < 1e-5).sum() >= 11, difference
 
     @pytest.mark.parametrize("reset", ["hard", "soft"])
     @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class TestMisspeltKeys:
         assert "Did you mean 'width'?" in refusal(model(options={"with": 4}), out)
         assert "lamb" in refusal(model(objective="sr", objective_options={"lamb": 1.0}), out)
         assert "stepz" in refusal(content(attacks=[{"name": "pgd", "params": {"stepz": 1}}]), out)
-        assert "surogate" in refusal(content(rules=[{"name": "bptt", "params": {"surogate": "atan"}}]), out)
+        assert "surogate" in refusal(content(rules=[{"name": "bptr", "params": {"surogate": "atan"}}]), out)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -243,7 +243,7 @@ class TestReading:
     def test_missing_file_and_folder(self, tmp_path):
         with pytest.raises(RobustSNNError, match=r"cannot read the configuration .*none\.yaml: No such file"):
             read_config(tmp_path / "none.yaml")
-        with pytest.raises(RobustSNNError, match="cannot read the configuration .*directory"):
+        with pytest.raises(RobustSNNError, match=r"cannot read the configuration .*directory"):
             read_config(tmp_path)
 
     @pytest.mark.parametrize("dataset", ["digits", "cifar10"])

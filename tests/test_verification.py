@@ -320,7 +320,11 @@ class TestGradientStudy:
         for i, eps in enumerate((0.01, 0.1)):
             moved = softmax((flat + eps * np.sign(g)) @ weights)[range(9), labels]
             assert study[f"adversarial_{i}"] == pytest.approx(((moved - f) ** 2).tolist())
-        assert set(study) == {"probability", "l1", "l2", "nonzero", "entries"} | {
+        logits = flat @ weights
+        logits[range(9), labels] = -np.inf
+        margin = weights.T[labels] - weights.T[logits.argmax(1)]
+        assert study["margin_l1"] == pytest.approx(np.abs(margin).sum(1).tolist())
+        assert set(study) == {"probability", "l1", "l2", "nonzero", "entries", "margin_l1"} | {
             f"{kind}_{i}" for kind in ("adversarial", "random") for i in range(2)
         }
 

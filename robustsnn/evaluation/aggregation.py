@@ -73,6 +73,7 @@ def gradient_results(rows: Rows, study: GradientConfig) -> dict[str, Any] | None
         "n": len(l1),
         "l1": summary(l1).as_dict(),
         "l2": summary(l2).as_dict(),
+        "margin_l1": summary(rows["margin_l1"]).as_dict(),
         "zero_share": summary(zero_share).as_dict(),
         "all_zero": rate(int((~alive).sum()), len(l1)).as_dict(),
         "ratio": ratios,

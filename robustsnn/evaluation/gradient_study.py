@@ -1,4 +1,4 @@
-"""The input gradient of the true-class probability: its norms, its zeros, and how much worse than random it is."""
+"""The input gradients of the true-class probability and of the margin: norms, zeros, and how much worse than random."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def study_gradients(
         seed: of the draws.
 
     Returns:
-        columns of length N: ``probability``, ``l1``, ``l2``, ``nonzero`` (entries), ``entries``, and for every radius
-        ``adversarial_<i>``, ``random_<i>`` with i its place in ``eps``.
+        columns of length N: ``probability``, ``l1``, ``l2``, ``nonzero`` (entries), ``entries``; ``margin_l1``, the norm for
+        the margin ``z_y - max_{j != y} z_j``, which unlike the probability does not saturate in a confident model; and
+        for every radius ``adversarial_<i>``, ``random_<i>`` with i its place in ``eps``.
 
     Raises:
         RobustSNNError: logits or gradients that are missing or not finite.
@@ -39,8 +40,9 @@ def study_gradients(
     with attacked(model):
         x = images.detach().requires_grad_()
         with torch.enable_grad():
-            f = _true_class_probability(model, x, labels)
-            g = check_gradient(torch.autograd.grad(f.sum(), x, allow_unused=True)[0] if f.requires_grad else None)
+            logits = _logits(model, x, labels)
+            f = _true_class_probability(logits, labels)
+            g, margin_g = _gradient(f, x), _gradient(_margin(logits, labels), x)
         flat, f = g.flatten(1), f.detach()
         columns = {
             "probability": f,
@@ -48,20 +50,37 @@ def study_gradients(
             "l2": torch.linalg.vector_norm(flat, dim=1),
             "nonzero": (flat != 0).sum(1).to(f.dtype),
             "entries": torch.full_like(f, flat.shape[1]),
+            "margin_l1": margin_g.flatten(1).abs().sum(1),
         }
         with torch.no_grad():
             for i, radius in enumerate(eps):
-                moved = _true_class_probability(model, images + radius * g.sign(), labels)
+                moved = _true_class_probability(_logits(model, images + radius * g.sign(), labels), labels)
                 columns[f"adversarial_{i}"] = (moved - f) ** 2
                 changes = torch.zeros_like(f)
                 for draw in range(draws):
                     noise = radius * (2 * per_image(images, seed, 1000 + draw) - 1)
-                    changes += (_true_class_probability(model, images + noise, labels) - f) ** 2
+                    changes += (_true_class_probability(_logits(model, images + noise, labels), labels) - f) ** 2
                 columns[f"random_{i}"] = changes / draws
     return {name: values.double().cpu().tolist() for name, values in columns.items()}
 
 
-def _true_class_probability(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+def _logits(model: Model, x: Tensor, labels: Tensor) -> Tensor:
     logits = model(x)
     check_logits(logits, labels)
+    return logits
+
+
+def _true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    true = logits.gather(1, labels[:, None])
+    rivals = logits.scatter(1, labels[:, None], -torch.inf)
+    return true[:, 0] - rivals.amax(1)
+
+
+def _gradient(values: Tensor, x: Tensor) -> Tensor:
+    if not values.requires_grad:
+        return check_gradient(None)
+    return check_gradient(torch.autograd.grad(values.sum(), x, retain_graph=True, allow_unused=True)[0])

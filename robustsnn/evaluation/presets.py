@@ -10,7 +10,12 @@ _FAR = (2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255)
 _NEAR = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
 
 _SETTINGS: dict[str, dict[str, Any]] = {
-    "digits": {"eps": _FAR, "training": {"epochs": 25, "batch_size": 64, "lr": 4e-3}, "lam": 0.05},
+    "digits": {
+        "eps": _FAR,
+        "neuron": {"kind": "lif"},
+        "training": {"epochs": 20, "batch_size": 64, "lr": 3e-3},
+        "lam": 0.05,
+    },
     "mnist": {
         "eps": _FAR,
         "time_steps": 4,
@@ -67,13 +72,15 @@ def main_job(dataset: str = "digits", **overrides: Any) -> BenchmarkConfig:
         "time_steps": setting.get("time_steps", 8),
         "training": setting["training"],
     }
+    neuron = setting.get("neuron", {"kind": "if"})
     content: dict[str, Any] = {
         "data": {"name": dataset, "n_test": setting.get("n_test")},
         "models": (
-            {"name": "plain", "title": "Plain SNN", **common},
+            {"name": "plain", "title": "Plain SNN", "neuron": neuron, **common},
             {
                 "name": "sr",
                 "title": "SR-trained SNN",
+                "neuron": neuron,
                 "objective": "sr",
                 "objective_options": {"lam": setting["lam"]},
                 **common,

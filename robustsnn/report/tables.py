@@ -100,7 +100,7 @@ def gradient_table(results: Results) -> Table | None:
     table = _table("Input gradients (mean over images; ratio: median)")
     table.add_column("model", overflow="fold", min_width=10)
     table.add_column("rule", overflow="fold")
-    for header in ("‖g‖₁", "slope", "zeros %", "all zero %", "ratio", "bounds", "n"):
+    for header in ("‖g‖₁", "margin", "slope", "zeros %", "all zero %", "ratio", "bounds", "n"):
         table.add_column(header, justify="right", no_wrap=True)
     for model, g in rows:
         first = g["ratio"][0] if g["ratio"] else {}
@@ -109,6 +109,7 @@ def gradient_table(results: Results) -> Table | None:
             _name(title_of(model)),
             _name(g["rule"]),
             format_significant(g["l1"]["mean"]) if g["l1"] else MISSING,
+            format_significant((g.get("margin_l1") or {}).get("mean")),
             format_significant(first.get("adversarial_slope")),
             format_percent(g["zero_share"]["mean"]) if g["zero_share"] else MISSING,
             _percent(g["all_zero"]),
@@ -117,7 +118,7 @@ def gradient_table(results: Results) -> Table | None:
             str(g.get("n", MISSING)),
         )
     table.caption = (
-        "slope: ‖g‖₁ as measured on the network, rms of Δf/ε at the smallest ε; "
+        "margin: ‖g‖₁ of the logit margin; slope: rms of Δf/ε along sgn g, measured at the smallest ε; "
         "ratio 3‖g‖₁²/‖g‖₂²: how much more an attacker than uniform noise moves the output, squared"
     )
     return table
