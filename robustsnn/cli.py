@@ -82,7 +82,7 @@ def benchmark(
         Path | None,
         typer.Option("--config", help="YAML file with the whole configuration; other options change its entries."),
     ] = None,
-    out: OutOption = Path("out"),
+    out: OutOption = Path("out/benchmark"),
     n_test: TestOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Train for so many epochs.")] = None,
     seed: Annotated[
@@ -145,7 +145,7 @@ def evaluate(
     norm: Annotated[str, typer.Option("--norm", help="Linf or L2.")] = "Linf",
     n_test: TestOption = None,
     time_steps: Annotated[int | None, typer.Option("--time-steps", help="T of a converted ANN.")] = None,
-    out: OutOption = Path("out"),
+    out: OutOption = Path("out/evaluation"),
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     fresh: FreshOption = False,

@@ -198,8 +198,12 @@ class TestFigures:
             x = images.clone().requires_grad_()
             f = model.through(rule)(x).softmax(1)[range(8), labels]
             (g,) = torch.autograd.grad(f.sum(), x)
+            z = model.through(rule)(x)
+            rivals = z - 1e6 * torch.nn.functional.one_hot(labels, 10)
+            (margin,) = torch.autograd.grad((z[range(8), labels] - rivals.amax(1)).sum(), x)
             own = select(samples(run, "gradients.parquet"), model="plain", rule=name)
             assert [r["l1"] for r in own] == pytest.approx(g.abs().sum((1, 2, 3)).tolist(), rel=1e-4)
+            assert [r["margin_l1"] for r in own] == pytest.approx(margin.abs().sum((1, 2, 3)).tolist(), rel=1e-4)
             assert [r["probability"] for r in own] == pytest.approx(f.tolist(), rel=1e-5)
 
     def test_conversion_curve(self, run):

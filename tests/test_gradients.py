@@ -598,3 +598,11 @@ class TestOtherLibraries:
         with torch.no_grad():
             before, after = (F.cross_entropy(model(z), labels) for z in (x, pgd))
         assert after > before + 0.01
+
+
+@pytest.mark.parametrize("surrogate", [None, torch.sigmoid])
+def test_bptt_refuses_parameters_that_it_would_not_use(surrogate):
+    with pytest.raises(RobustSNNError, match="alpha"):
+        BPTT(surrogate, alpha=9.0)
+    with pytest.raises(RobustSNNError, match="surogate"):
+        build_rule("bptt", surogate=4.0)

@@ -397,6 +397,17 @@ class TestGradientStudy:
         x = torch.rand(3, *w.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         return None, study_gradients(LinearProbability(w), x, torch.zeros(3, dtype=torch.long), [0.1], 2)
 
+    def test_a_stochastic_encoder_draws_the_same_for_every_f(self, images):
+        model = Scripted(encoder="poisson")
+        labels = torch.arange(12) % 4
+        study = study_gradients(model, images, labels, [0.0, 1e-4, 0.3], 4)
+        assert study["adversarial_0"] == study["random_0"] == [0.0] * 12
+        assert sum(study["adversarial_1"]) < 0.01 * sum(study["adversarial_2"])
+        assert study_gradients(model, images, labels, [0.0, 1e-4, 0.3], 4) == study
+        assert (
+            study_gradients(model, images, labels, [0.0, 1e-4, 0.3], 4, seed=1)["probability"] != study["probability"]
+        )
+
     def test_a_model_without_gradient_is_an_error(self, images):
         with pytest.raises(RobustSNNError, match="no gradient reaches the images"):
             study_gradients(lambda x: torch.zeros(len(x), 4), images, torch.zeros(12, dtype=torch.long), [0.1])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsnn.attacks.context import attacked
 from robustsnn.attacks.inputs import Model, check_gradient, check_logits
 from robustsnn.attacks.randomness import per_image
+from robustsnn.encoding import Encoder
 
 
 def study_gradients(
@@ -20,6 +21,7 @@ def study_gradients(
     The adversarial change is ``(f(x + eps sgn g) - f(x))^2``, the random one the mean of ``(f(x + d) - f(x))^2`` over
     ``draws`` uniform draws ``d`` from the cube of side ``2 eps``; neither is clipped to [0, 1], as in the theory (Liu et
     al., ICML 2024): for linear ``f`` their ratio is ``3 ||g||_1^2 / ||g||_2^2``, which lies in ``[3, 3 ||g||_0]``.
+    A stochastic encoder draws the same numbers for every ``f``: differences of independent draws would be mostly noise.
 
     Args:
         model: or its view through a gradient rule, which then gives ``g``.
@@ -27,7 +29,7 @@ def study_gradients(
         labels: ``[N]``.
         eps: radii.
         draws: random draws an image and radius.
-        seed: of the draws.
+        seed: of the draws, and of a stochastic encoder.
 
     Returns:
         columns of length N: ``probability``, ``l1``, ``l2``, ``nonzero`` (entries), ``entries``; ``margin_l1``, the norm for
@@ -40,7 +42,7 @@ def study_gradients(
     with attacked(model):
         x = images.detach().requires_grad_()
         with torch.enable_grad():
-            logits = _logits(model, x, labels)
+            logits = _logits(model, x, labels, seed)
             f = _true_class_probability(logits, labels)
             g, margin_g = _gradient(f, x), _gradient(_margin(logits, labels), x)
         flat, f = g.flatten(1), f.detach()
@@ -54,17 +56,21 @@ def study_gradients(
         }
         with torch.no_grad():
             for i, radius in enumerate(eps):
-                moved = _true_class_probability(_logits(model, images + radius * g.sign(), labels), labels)
+                moved = _true_class_probability(_logits(model, images + radius * g.sign(), labels, seed), labels)
                 columns[f"adversarial_{i}"] = (moved - f) ** 2
                 changes = torch.zeros_like(f)
                 for draw in range(draws):
                     noise = radius * (2 * per_image(images, seed, 1000 + draw) - 1)
-                    changes += (_true_class_probability(_logits(model, images + noise, labels), labels) - f) ** 2
+                    drawn = _true_class_probability(_logits(model, images + noise, labels, seed), labels)
+                    changes += (drawn - f) ** 2
                 columns[f"random_{i}"] = changes / draws
     return {name: values.double().cpu().tolist() for name, values in columns.items()}
 
 
-def _logits(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+def _logits(model: Model, x: Tensor, labels: Tensor, seed: int) -> Tensor:
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, Encoder):
+            module.reseed(seed)
     logits = model(x)
     check_logits(logits, labels)
     return logits

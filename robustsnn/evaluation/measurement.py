@@ -140,7 +140,6 @@ def measure_gradients(
     config: BenchmarkConfig,
 ) -> dict[str, list[Any]]:
     """Rows of the gradient study of one batch, as columns; see `study_gradients`."""
-    model.encoder.reseed(_seed(config.seed, Job(model_name, None, rule), first))
     view = model.through(build_rule(rule.name, **rule.params))
     study = config.gradients
     columns: dict[str, list[Any]] = {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from spikingjelly.activation_based import neuron
 from torch import Tensor
 
+from robustsnn.errors import RobustSNNError
 from robustsnn.gradients.base import TemporalRule
 from robustsnn.neurons.slopes import Slope, build_surrogate, slope_of
 
@@ -33,6 +34,10 @@ class BPTT(TemporalRule):
         detach_reset: bool | None = None,
         **parameters: float,
     ) -> None:
+        if parameters and not isinstance(surrogate, str):
+            raise RobustSNNError(
+                f"BPTT got {', '.join(parameters)} without the name of a surrogate; give surrogate='ATan', say, or drop them"
+            )
         function = build_surrogate(surrogate, **parameters) if isinstance(surrogate, str) else surrogate
         self.surrogate = function
         self.detach_reset = detach_reset

@@ -100,7 +100,7 @@ def gradient_table(results: Results) -> Table | None:
     table = _table("Input gradients (mean over images; ratio: median)")
     table.add_column("model", overflow="fold", min_width=10)
     table.add_column("rule", overflow="fold")
-    for header in ("‖g‖₁", "margin", "slope", "zeros %", "all zero %", "ratio", "bounds", "n"):
+    for header in ("‖g‖₁", "margin", "slope", "zeros %", "ratio", "bounds", "n"):
         table.add_column(header, justify="right", no_wrap=True)
     for model, g in rows:
         first = g["ratio"][0] if g["ratio"] else {}
@@ -112,7 +112,6 @@ def gradient_table(results: Results) -> Table | None:
             format_significant((g.get("margin_l1") or {}).get("mean")),
             format_significant(first.get("adversarial_slope")),
             format_percent(g["zero_share"]["mean"]) if g["zero_share"] else MISSING,
-            _percent(g["all_zero"]),
             format_number(middle(first.get("predicted")), 1),
             f"{format_number(lower, 0)} to {format_number(upper, 0)}" if upper is not None else MISSING,
             str(g.get("n", MISSING)),
