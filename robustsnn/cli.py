@@ -192,6 +192,12 @@ def train(
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="The data set's own unless given.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="A benchmark's YAML with one model: its recipe and data replace the options above."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     fresh: FreshOption = False,
@@ -204,15 +210,17 @@ def train(
     """
     from rich.markup import escape
 
-    from robustsnn.evaluation.single import train_one
+    from robustsnn.evaluation.config import DataConfig
+    from robustsnn.evaluation.single import recipe_in, recipe_of, train_one
     from robustsnn.terminal import Bars, console
 
-    with Bars() as progress:
-        record = train_one(
-            out=out,
+    if config is not None:
+        recipe, data = recipe_in(config)
+        data = data.model_copy(update={"root": data_root or data.root, "download": download or data.download})
+    else:
+        data = DataConfig(name=dataset, root=data_root, download=download, n_test=None)
+        recipe = recipe_of(
             dataset=dataset,
-            root=data_root,
-            download=download,
             architecture=model,
             neuron=neuron,
             time_steps=time_steps,
@@ -220,10 +228,9 @@ def train(
             objective=objective,
             lam=lam,
             training={"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
-            device=device,
-            progress=progress,
-            fresh=fresh,
         )
+    with Bars() as progress:
+        record = train_one(recipe, data, out, device, progress, fresh)
     console.print(
         f"[bold]{escape(str(out))}[/bold]: test accuracy {_rate(record['test_accuracy'])}, "
         f"best epoch {record['selected_epoch']} of {record['epochs']}, {record['seconds']:.0f} s of training",

@@ -721,6 +721,7 @@ class TestSeeds:
         assert not torch.isclose(numbers, per_image(x, seed, stream + shift)).any()
         assert not torch.isclose(numbers, per_image(x, seed + shift, stream)).any()
         assert torch.equal(numbers, per_image(x, seed, stream))
+        assert not torch.isclose(per_image(x, 1, 12), per_image(x, 11, 2)).any()
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
     def test_numbers_of_any_floating_type(self, dtype):
@@ -820,7 +821,8 @@ class TestNoise:
         directions = u / lengths[:, None]
         for axis in [*np.eye(3), np.array([2, -1, 2]) / 3]:
             assert stats.kstest(directions.numpy() @ axis, stats.uniform(-1, 2).cdf).pvalue > 1e-3
-        assert abs(np.corrcoef(lengths, directions[:, 0])[0, 1]) < 4 / math.sqrt(3000)
+            short, long = (directions[rows].numpy() @ axis for rows in (lengths < 0.5, lengths >= 0.5))
+            assert stats.ks_2samp(short, long).pvalue > 1e-3, "length and direction must not depend on one another"
 
     @norms
     def test_edge_start_lies_on_the_edge(self, norm):
@@ -901,15 +903,27 @@ class TestLeavesNoTrace:
         assert all((parameter.grad == 1).all() for parameter in model.parameters())
 
     @gradient
+    def test_an_open_training_graph_survives(self, name):
+        """Adversarial training attacks between a forward pass and its backward."""
+        model, x, y = smooth_case()
+        expected = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(model.parameters()))
+        loss = nn.functional.cross_entropy(model(x), y)
+        GRADIENT[name](model, eps=0.1)(x, y)
+        loss.backward()
+        assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(model.parameters(), expected))
+
+    @gradient
     @pytest.mark.parametrize("at", [1, 2])
     def test_flags_come_back_when_the_model_raises(self, name, at):
         model, x, y = busy_case()
         raising = am.Raising(model, at)
         flags = {key: module.training for key, module in raising.named_modules()}
+        needs = [parameter.requires_grad for parameter in model.parameters()]
         attack = GRADIENT[name](raising, eps=0.1, early_stop=False, n_restarts=2)
         with pytest.raises(ArithmeticError, match="gave up"):
             attack(x, y)
         assert {key: module.training for key, module in raising.named_modules()} == flags
+        assert [parameter.requires_grad for parameter in model.parameters()] == needs
         assert torch.is_grad_enabled()
 
     @every

@@ -367,9 +367,9 @@ class TestFresh:
 
     @pytest.mark.usefixtures("no_training")
     def test_of_an_evaluation_keeps_the_models_it_is_about(self):
-        Path("out/models").mkdir(parents=True)
-        Path("out/config.json").write_text('{"tool": "robustsnn"}')
-        file = write_model(Path("out/models/m.safetensors"))
+        Path("out/evaluation/models").mkdir(parents=True)
+        Path("out/evaluation/config.json").write_text('{"tool": "robustsnn"}')
+        file = write_model(Path("out/evaluation/models/m.safetensors"))
         assert "which --fresh would delete" in refuse("evaluate", file, "--fresh")
         assert "another configuration" in refuse("evaluate", file)
         assert file.exists()
@@ -663,3 +663,29 @@ class TestTrainEvaluateConvert:
         models = results(Path("e"))["models"]
         assert [m["name"] for m in models] == ["my-net--1-", "my-net--1--2"]
         assert [m["title"] for m in models] == files
+
+
+class TestTrainFromAFile:
+    CONFIG = """
+data: {name: digits}
+models:
+  - name: small
+    options: {width: 4, hidden: 16}
+    time_steps: 2
+    neuron: {kind: lif}
+    training: {epochs: 1}
+"""
+
+    def test_the_recipe_of_the_file_is_trained(self):
+        Path("one.yaml").write_text(self.CONFIG)
+        result = call("train", "--config", "one.yaml", "--out", "small.safetensors")
+        assert result.exit_code == 0, result.stderr
+        spec = load_checkpoint("small.safetensors").spec
+        assert (spec.time_steps, spec.neuron.kind, spec.options) == (2, "lif", {"width": 4, "hidden": 16})
+
+    @pytest.mark.usefixtures("no_training")
+    def test_a_file_without_one_recipe_is_refused(self):
+        Path("two.yaml").write_text(self.CONFIG + "  - name: other\n")
+        assert "2 models (small, other)" in refuse("train", "--config", "two.yaml")
+        Path("done.yaml").write_text("models: [{name: m, checkpoint: m.safetensors}]\n")
+        assert "trained already" in refuse("train", "--config", "done.yaml")

@@ -12,7 +12,7 @@ from robustsnn.defenses.training_log import LOG
 from robustsnn.defenses.training_state import STATE
 from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.evaluation.benchmark import check_device
-from robustsnn.evaluation.config import ConversionConfig, parse_config
+from robustsnn.evaluation.config import ConversionConfig, DataConfig, ModelConfig, parse_config, read_config
 from robustsnn.evaluation.conversion_curve import accuracy, conversion_curve
 from robustsnn.evaluation.preparation import check_model, convert_ann, spec_of, train_model
 from robustsnn.evaluation.presets import main_job
@@ -25,12 +25,9 @@ _ANNS = ("relu", "qcfs")
 _NEURONS = ("if", "lif", "plif", *_ANNS)
 
 
-def train_one(
+def recipe_of(
     *,
-    out: Path,
     dataset: str,
-    root: str | None,
-    download: bool,
     architecture: str,
     neuron: str,
     time_steps: int,
@@ -38,24 +35,15 @@ def train_one(
     objective: str,
     lam: float | None,
     training: dict[str, Any],
-    device: str,
-    progress: Progress,
-    fresh: bool = False,
-) -> dict[str, Any]:
-    """Train one model into the file ``out`` and return its record with the accuracy on the test images.
-
-    What is None in ``training`` is taken from the data set's main job. Epochs are saved in ``<out>.training``; the same
-    call goes on where an earlier one stopped, unless it is to begin afresh.
+) -> ModelConfig:
+    """The recipe of one model from a few options; what is None in ``training`` is taken from the data set's main job.
 
     Raises:
-        RobustSNNError: before training, whatever is wrong with names, numbers, data, device or folder.
+        RobustSNNError: an unknown neuron, or values that make no sense.
     """
-    check_device(device)
-    folder = _training_folder(out)
     if neuron not in _NEURONS:
         raise UnknownNameError("neuron", neuron, _NEURONS)
     preset = main_job(dataset).models[0].training.model_dump(mode="json")
-    chosen = preset | {key: value for key, value in training.items() if value is not None}
     content: dict[str, Any] = {
         "name": "model",
         "architecture": architecture,
@@ -64,21 +52,51 @@ def train_one(
         "encoder": encoder,
         "objective": objective,
         "objective_options": {} if lam is None else {"lam": lam},
-        "training": chosen,
+        "training": preset | {key: value for key, value in training.items() if value is not None},
     }
     if neuron in _ANNS:
         content["conversion"] = {"method": "qcfs" if neuron == "qcfs" else "opi"}
-    config = parse_config({"models": [content]}, "train").models[0]
-    data = load(dataset, root, download)
-    check_model(config, data)
+    return parse_config({"models": [content]}, "train").models[0]
+
+
+def recipe_in(file: Path) -> tuple[ModelConfig, DataConfig]:
+    """The recipe of the one model of a benchmark's configuration file, and its data.
+
+    Raises:
+        RobustSNNError: as `read_config`, or the file has several models or a finished one.
+    """
+    config = read_config(file)
+    names = [model.name for model in config.models]
+    if len(names) != 1:
+        raise RobustSNNError(f"{file} has {len(names)} models ({', '.join(names)}); train takes a file with one")
+    if config.models[0].checkpoint is not None:
+        raise RobustSNNError(f"the model in {file} is a checkpoint, which is trained already; give a recipe")
+    return config.models[0], config.data
+
+
+def train_one(
+    recipe: ModelConfig, data: DataConfig, out: Path, device: str, progress: Progress, fresh: bool = False
+) -> dict[str, Any]:
+    """Train one model into the file ``out`` and return its record with the accuracy on the test images.
+
+    Epochs are saved in ``<out>.training``; the same call goes on where an earlier one stopped, unless it is to begin
+    afresh.
+
+    Raises:
+        RobustSNNError: before training, whatever is wrong with names, numbers, data, device or folder.
+    """
+    check_device(device)
+    folder = _training_folder(out)
+    dataset = load(data.name, data.root, data.download)
+    check_model(recipe, dataset)
     writable_folder(out.parent)
     if fresh:
         for path in (out, folder / STATE, folder / LOG):
             path.unlink(missing_ok=True)
-    model, record = train_model(config, data, folder, device, progress)
-    images, labels = data.test.batch(slice(None))
+    model, record = train_model(recipe, dataset, folder, device, progress)
+    images, labels = dataset.test.batch(slice(None))
     record["test_accuracy"] = accuracy(model, images.to(device), labels.to(device), _BATCH)
-    save_checkpoint(out, model, spec_of(config, data), record)
+    save_checkpoint(out, model, spec_of(recipe, dataset), record)
     return record
 
 
