@@ -27,13 +27,33 @@ class Readout:
         return self.function(outputs)
 
 
+def _mean(outputs: Tensor) -> Tensor:
+    return outputs.mean(0)
+
+
+def _sum(outputs: Tensor) -> Tensor:
+    return outputs.sum(0)
+
+
+def _max(outputs: Tensor) -> Tensor:
+    return outputs.amax(0)
+
+
+def _last(outputs: Tensor) -> Tensor:
+    return outputs[-1]
+
+
+def _one(time_steps: int) -> float:
+    return 1.0
+
+
 READOUTS: dict[str, Readout] = {
-    r.name: r
-    for r in (
-        Readout("mean", lambda outputs: outputs.mean(0), lambda steps: 1.0),
-        Readout("sum", lambda outputs: outputs.sum(0), float),
-        Readout("max", lambda outputs: outputs.amax(0)),
-        Readout("last", lambda outputs: outputs[-1]),
+    readout.name: readout
+    for readout in (
+        Readout("mean", _mean, _one),
+        Readout("sum", _sum, float),
+        Readout("max", _max),
+        Readout("last", _last),
     )
 }
 

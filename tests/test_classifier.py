@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -552,3 +553,11 @@ def test_import_is_quick_and_light():
     assert float(took) < 2
     assert loaded == []
     assert second == ""
+
+
+@pytest.mark.parametrize("readout", ["mean", "sum", "max", "last"])
+def test_a_classifier_can_be_sent_to_another_process(readout):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), LIF())
+    model = SpikingClassifier(net, 3, readout=readout).eval()
+    images = torch.rand(5, 1, 2, 2)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))

@@ -114,6 +114,7 @@ class _Run:
         for entry in config.models:
             check_model(entry, dataset)
         identity = config.model_dump(mode="json", exclude={"device": True, "data": {"root", "download"}})
+        identity["version"] = robustsnn.__version__
         identity["data"]["content"] = content_hash(dataset.train, test)
         identity["checkpoints"] = {m.name: file_hash(m.checkpoint) for m in config.models if m.checkpoint}
         if fresh:
