@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.neurons.execution import Execution, NeuronStep, executing, own_step
 from robustsnn.neurons.nodes import IF
 from robustsnn.normalization import quick_eval_norms
+from robustsnn.pixels import Normalize, NormalizedModel
 from robustsnn.readout import Readout, build_readout
 
 LAYOUTS = ("folded", "multi", "single")
@@ -38,7 +38,7 @@ class GradientRule(Protocol):
         ...
 
 
-class SpikingClassifier(nn.Module):
+class SpikingClassifier(NormalizedModel):
     """A spiking network as an ordinary classifier: ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``.
 
     Every call starts from fresh neurons and leaves none behind, whatever happened before.
@@ -60,19 +60,16 @@ class SpikingClassifier(nn.Module):
         RobustSNNError: time_steps < 1, a bad ``normalize``, or a network whose layout cannot be told.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         net: nn.Module,
         time_steps: int,
         encoder: str | Encoder = "direct",
         readout: str | Readout = "mean",
-        normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+        normalize: Normalize | None = None,
         layout: str = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(normalize)
         if isinstance(time_steps, bool) or not isinstance(time_steps, int) or time_steps < 1:
             raise RobustSNNError(f"time_steps must be a whole number of at least 1, got {time_steps!r}")
         self.net = net
@@ -82,10 +79,6 @@ class SpikingClassifier(nn.Module):
         self.layout = _layout_of(net) if layout == "auto" else layout
         if self.layout not in LAYOUTS:
             raise UnknownNameError("layout", layout, [*LAYOUTS, "auto"])
-        self.normalize = None if normalize is None else _checked(normalize)
-        mean, std = ((0.0,), (1.0,)) if self.normalize is None else self.normalize
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     @property
     def stochastic(self) -> bool:
@@ -130,14 +123,7 @@ class SpikingClassifier(nn.Module):
             raise RobustSNNError(
                 f"expected a batch of images [N, C, H, W], got a tensor of shape {tuple(images.shape)}"
             )
-        frames = self.encoder(images, self.time_steps)
-        if self.normalize is None:
-            return frames
-        channels = images.shape[1]
-        if len(self.mean) not in (1, channels):
-            raise RobustSNNError(f"normalize is given for {len(self.mean)} channels, the images have {channels}")
-        per_channel = (-1, *[1] * (images.dim() - 2))
-        return (frames - self.mean.view(per_channel)) / self.std.view(per_channel)
+        return self.normalized(self.encoder(images, self.time_steps), images)
 
     def run(self, frames: Tensor, step: NeuronStep, time_steps: int | None = None) -> Tensor:
         """Outputs ``[T, N, K]`` with every neuron doing ``step``; stateless, for gradient rules and analyses.
@@ -266,18 +252,6 @@ def _single_steps(net: nn.Module) -> Iterator[None]:
         for node, mode, memory in zip(nodes, modes, memories):
             node.step_mode = mode
             node._memories.update(memory)
-
-
-def _checked(normalize: tuple[Sequence[float], Sequence[float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    try:
-        mean, std = (tuple(float(value) for value in part) for part in normalize)
-    except (TypeError, ValueError):
-        mean, std = (), ()
-    if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise RobustSNNError(
-            f"normalize must be (mean, std), two lists with one number per channel, all std above 0; got {normalize!r}"
-        )
-    return mean, std
 
 
 def _repeat(x: Tensor, steps: int) -> Tensor:

@@ -152,7 +152,7 @@ def evaluate(
 ) -> None:
     """Attack trained models and report; `robustsnn train` and `benchmark` write such files.
 
-    Example: `robustsnn evaluate out/models/plain.safetensors --attack pgd --eps 8/255 --eps 16/255 --out out/pgd`
+    Example: `robustsnn evaluate out/benchmark/models/plain.safetensors --attack pgd --eps 8/255 --eps 16/255 --out out/pgd`
     """
     from robustsnn.evaluation.overrides import evaluation_of
 

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import itself and the rooms of lower floors.
 FLOORS = [
     {"errors", "runtime"},
-    {"files", "readout", "normalization"},
+    {"files", "readout", "normalization", "pixels"},
     {"neurons", "encoding"},
     {"classifier"},
     {"gradients", "models", "datasets"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -11,8 +11,7 @@ from robustsnn.classifier import GradientView, SpikingClassifier
 from robustsnn.errors import RobustSNNError
 from robustsnn.models.ann import AnnClassifier
 from robustsnn.neurons.scaled import ScaledIF
-
-Normalize = tuple[Sequence[float], Sequence[float]]
+from robustsnn.pixels import Normalize
 
 
 def bare_network(ann: nn.Module, normalize: Normalize | None) -> tuple[nn.Module, Normalize | None]:
