@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from robustsnn.classifier import SpikingClassifier
-from robustsnn.conversion.assemble import Normalize, bare_network, spiking
+from robustsnn.conversion.assemble import bare_network, spiking
 from robustsnn.conversion.call_sites import separate_call_sites
 from robustsnn.conversion.histogram import Histogram
 from robustsnn.errors import RobustSNNError
 from robustsnn.models.ann import AnnClassifier
+from robustsnn.pixels import Normalize
 
 DEFAULT_PERCENTILE = 99.9
 

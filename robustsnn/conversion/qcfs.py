@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from robustsnn.classifier import SpikingClassifier
-from robustsnn.conversion.assemble import Normalize, bare_network, spiking
+from robustsnn.conversion.assemble import bare_network, spiking
 from robustsnn.conversion.call_sites import separate_call_sites
 from robustsnn.neurons.activations import QCFS
+from robustsnn.pixels import Normalize
 
 
 def convert_qcfs(
