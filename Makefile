@@ -17,9 +17,9 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	@touch $@
 
-$(BIN)/.installed-test: $(BIN)/.installed
+$(BIN)/.installed-test: $(BIN)/.installed peers.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
-	$(BIN)/python -m pip install -q -c constraints.txt --no-deps torchattacks
+	$(BIN)/python -m pip install -q --no-deps -r peers.txt
 	@touch $@
 
 install: $(BIN)/.installed

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from robustsnn import attacks, conversion, datasets, defenses, evaluation, gradients, models, neurons, report
     from robustsnn.classifier import SpikingClassifier
+    from robustsnn.selftest import self_test
 
 _ROOMS = (
     "attacks",
@@ -22,13 +23,14 @@ _ROOMS = (
     "neurons",
     "report",
 )
-__all__ = ["SpikingClassifier", "__version__", *_ROOMS]
+_NAMES = {"SpikingClassifier": "classifier", "self_test": "selftest"}
+__all__ = ["SpikingClassifier", "__version__", "self_test", *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
     """Rooms are imported when they are first used, so that ``import robustsnn`` is quick."""
     if name in _ROOMS:
         return importlib.import_module(f"robustsnn.{name}")
-    if name == "SpikingClassifier":
-        return importlib.import_module("robustsnn.classifier").SpikingClassifier
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"robustsnn.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'robustsnn' has no attribute {name!r}")

@@ -6,26 +6,80 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from robustsnn.errors import UnknownNameError
 
-def catalogue() -> dict[str, dict[str, str]]:
-    """Kind to name to description: data sets, models, rules, attacks, defenses, conversions, surrogates."""
-    from robustsnn.attacks import ATTACKS
-    from robustsnn.conversion import METHODS
+
+def catalogue(kind: str | None = None) -> dict[str, dict[str, str]]:
+    """Kind to name to description: data sets, models, rules, attacks and so on; one kind, or all of them.
+
+    Raises:
+        UnknownNameError: no such kind.
+    """
+    if kind is not None and kind not in _KINDS:
+        raise UnknownNameError("kind", kind, _KINDS)
+    return {name: found() for name, found in _KINDS.items() if kind in (None, name)}
+
+
+def _datasets() -> dict[str, str]:
     from robustsnn.datasets import available
-    from robustsnn.defenses import OBJECTIVES
-    from robustsnn.gradients import RULES
+
+    return available()
+
+
+def _models() -> dict[str, str]:
     from robustsnn.models import ARCHITECTURES
-    from robustsnn.neurons import surrogates
+
+    return {name: entry.about for name, entry in ARCHITECTURES.items()}
+
+
+def _rules() -> dict[str, str]:
+    from robustsnn.gradients import RULES
+
+    return {name: _first_line(rule) for name, rule in RULES.items()}
+
+
+def _attacks() -> dict[str, str]:
+    from robustsnn.attacks import ATTACKS
+
+    return {name: entry.about for name, entry in ATTACKS.items()}
+
+
+def _libraries() -> dict[str, str]:
+    from robustsnn.attacks.adapters import available
 
     return {
-        "datasets": available(),
-        "models": {name: entry.about for name, entry in ARCHITECTURES.items()},
-        "rules": {name: _first_line(rule) for name, rule in RULES.items()},
-        "attacks": {name: _first_line(attack) for name, attack in ATTACKS.items()},
-        "defenses": {name: entry.about for name, entry in OBJECTIVES.items()},
-        "conversions": {name: method.about for name, method in METHODS.items()},
-        "surrogates": {name: _parameters(kind) for name, kind in surrogates().items()},
+        library: ", ".join(name.partition(":")[2] or name for name in names) for library, names in available().items()
     }
+
+
+def _defenses() -> dict[str, str]:
+    from robustsnn.defenses import OBJECTIVES
+
+    return {name: entry.about for name, entry in OBJECTIVES.items()}
+
+
+def _conversions() -> dict[str, str]:
+    from robustsnn.conversion import METHODS
+
+    return {name: method.about for name, method in METHODS.items()}
+
+
+def _surrogates() -> dict[str, str]:
+    from robustsnn.neurons import surrogates
+
+    return {name: _parameters(kind) for name, kind in surrogates().items()}
+
+
+_KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "datasets": _datasets,
+    "models": _models,
+    "rules": _rules,
+    "attacks": _attacks,
+    "libraries": _libraries,
+    "defenses": _defenses,
+    "conversions": _conversions,
+    "surrogates": _surrogates,
+}
 
 
 def _first_line(documented: Callable[..., Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from robustsnn import runtime
-from robustsnn.errors import RobustSNNError, UnknownNameError
+from robustsnn.errors import RobustSNNError
 
 runtime.prepare_process()
 
@@ -130,19 +130,34 @@ def benchmark(
 @app.command()
 @_readable_errors
 def evaluate(
-    checkpoint: Annotated[list[Path], typer.Argument(help="Trained models (.safetensors), compared with each other.")],
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Data set; that of training unless given.")] = None,
+    model: Annotated[
+        list[str],
+        typer.Argument(
+            help="Models, compared with each other: trained ones (.safetensors), or FILE.py:FUNCTION that returns a "
+            "SpikingClassifier around anybody's network (the file is run)."
+        ),
+    ],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Data set; that of training, or digits, unless given.")
+    ] = None,
     data_root: RootOption = None,
     download: DownloadOption = False,
     attack: Annotated[
-        list[str] | None, typer.Option("--attack", help="Attack, repeatable; the main job's attacks unless given.")
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            help="Attack, repeatable: ensemble-standard, sa-pgd, square, torchattacks:PGD, ...; the main job's unless given.",
+        ),
     ] = None,
     rule: Annotated[
-        list[str] | None, typer.Option("--rule", help="Gradient rule, repeatable; bptt and bptr unless given.")
+        list[str] | None,
+        typer.Option(
+            "--rule", help="Gradient rule, repeatable; bptt and bptr (own for foreign networks) unless given."
+        ),
     ] = None,
     eps: Annotated[list[str] | None, typer.Option("--eps", help="Radius such as 8/255 or 0.03, repeatable.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the iterative attacks.")] = None,
-    norm: Annotated[str, typer.Option("--norm", help="Linf or L2.")] = "Linf",
+    norm: Annotated[str, typer.Option("--norm", help="Linf, L2, L1 or L0.")] = "Linf",
     n_test: TestOption = None,
     time_steps: Annotated[int | None, typer.Option("--time-steps", help="T of a converted ANN.")] = None,
     out: OutOption = Path("out/evaluation"),
@@ -150,14 +165,18 @@ def evaluate(
     device: DeviceOption = "cpu",
     fresh: FreshOption = False,
 ) -> None:
-    """Attack trained models and report; `robustsnn train` and `benchmark` write such files.
+    """Attack trained models, or anybody's, check the evaluation itself, and report.
 
-    Example: `robustsnn evaluate out/benchmark/models/plain.safetensors --attack pgd --eps 8/255 --eps 16/255 --out out/pgd`
+    Examples:
+
+    - `robustsnn evaluate out/benchmark/models/plain.safetensors --attack ensemble-standard --eps 16/255 --out out/strong`
+
+    - `robustsnn evaluate mine.py:build --attack pgd --attack square --rule own --out out/mine`
     """
     from robustsnn.evaluation.overrides import evaluation_of
 
     settings = evaluation_of(
-        [str(path) for path in checkpoint],
+        model,
         dataset=dataset,
         root=data_root,
         download=download,
@@ -287,20 +306,19 @@ def report(folder: Annotated[Path, typer.Argument(help="Output folder of a bench
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="datasets, models, rules, attacks, defenses, conversions or surrogates; all unless given."),
+        typer.Argument(
+            help="datasets, models, rules, attacks, libraries, defenses, conversions or surrogates; all unless given."
+        ),
     ] = None,
 ) -> None:
-    """Show the data sets, models, gradient rules, attacks, defenses, conversions and surrogates there are.
+    """Show the data sets, models, gradient rules, attacks, attack libraries, defenses, conversions and surrogates.
 
     Example: `robustsnn list attacks`
     """
     from robustsnn.catalogue import catalogue
     from robustsnn.terminal import console, print_catalogue
 
-    everything = catalogue()
-    if kind is not None and kind not in everything:
-        raise UnknownNameError("kind", kind, everything)
-    print_catalogue({name: entries for name, entries in everything.items() if kind in (None, name)}, console)
+    print_catalogue(catalogue(kind), console)
 
 
 def _run_and_report(settings: Any, out: Path, fresh: bool) -> None:

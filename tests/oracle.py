@@ -139,6 +139,144 @@ BPTR = {
     "ramp": _columns(*["0.1 0.2 0.3 0.4"] * 4, "0.05 0.1 0.15 0.2"),
 }
 
+RGA = {
+    "uniform": _columns(
+        "0.125 0.125 0.125 0.125",
+        "0.15 0.15 0.15 0.15",
+        "0.125 0.125 0.125 0.125",
+        "0.15 0.15 0.15 0.15",
+        "0.158333 0.158333 0.158333 0.158333",
+    ),
+    "ramp": _columns(
+        "0.05 0.1 0.15 0.2",
+        "0.06 0.12 0.18 0.24",
+        "0.05 0.1 0.15 0.2",
+        "0.06 0.12 0.18 0.24",
+        "0.063333 0.126667 0.19 0.253333",
+    ),
+}
+
+# Width of the triangle, upstream.
+HART = {
+    (0.5, "uniform"): _columns(
+        "0.2625 0.2625 0.2625 0.2625",
+        "0.2 0.2 0.2 0.2",
+        "0.2625 0.2625 0.2625 0.2625",
+        "0.2 0.2 0.2 0.2",
+        "0.171875 0.171875 0.171875 0.171875",
+    ),
+    (0.5, "ramp"): _columns(
+        "0.29 0.29 0.29 0.29",
+        "0.19 0.19 0.19 0.19",
+        "0.28 0.28 0.28 0.28",
+        "0.19 0.19 0.19 0.19",
+        "0.1675 0.1675 0.1675 0.1675",
+    ),
+    (1.0, "uniform"): _columns(
+        "0.190625 0.190625 0.190625 0.190625",
+        "0.171875 0.171875 0.171875 0.171875",
+        "0.190625 0.190625 0.190625 0.190625",
+        "0.175 0.175 0.175 0.175",
+        "0.105469 0.105469 0.105469 0.105469",
+    ),
+    (1.0, "ramp"): _columns(
+        "0.1975 0.1975 0.1975 0.1975",
+        "0.1675 0.1675 0.1675 0.1675",
+        "0.195 0.195 0.195 0.195",
+        "0.1725 0.1725 0.1725 0.1725",
+        "0.104375 0.104375 0.104375 0.104375",
+    ),
+}
+
+# rho, upstream; the neuron is a batch of one sample and one feature.
+PDSG = {
+    (1, "uniform"): _columns(
+        "-0.066755 -0.158596 0.358096 0.358463",
+        "0.16484 0.233996 0.379193 0.017335",
+        "0.248349 0.24775 0.272037 0.320098",
+        "0.146988 0.21928 0.387972 0.021683",
+        "0.14507 0.233996 0.379193 0.017335",
+    ),
+    (1, "ramp"): _columns(
+        "-0.331428 -0.426057 0.533266 0.573541",
+        "0.124811 0.233717 0.449017 0.027735",
+        "0.160902 0.182983 0.366695 0.512157",
+        "0.106346 0.217294 0.463065 0.034693",
+        "0.121525 0.233717 0.449017 0.027735",
+    ),
+    (0, "uniform"): _columns(
+        "0.342042 0.275521 0.457684 0.358463",
+        "0.221524 0.310005 0.394227 0.017335",
+        "0.833548 0.767027 0.491506 0.320098",
+        "0.224234 0.315426 0.405068 0.021683",
+        "0.194034 0.310005 0.394227 0.017335",
+    ),
+    (0, "ramp"): _columns(
+        "0.247025 0.220417 0.692606 0.573541",
+        "0.190033 0.326849 0.473072 0.027735",
+        "0.964871 0.938263 0.717846 0.512157",
+        "0.19437 0.335523 0.490419 0.034693",
+        "0.179037 0.326849 0.473072 0.027735",
+    ),
+}
+
+# Number of forward passes on the same input, upstream; a = 0.425, reset detached.
+ASSG = {
+    (1, "uniform"): _columns(
+        "0.364904 0.27627 0.365322 0.235264",
+        "0.255012 0.332757 0.27627 0.053615",
+        "0.718664 0.63003 0.35376 0.159138",
+        "0.262859 0.348451 0.307659 0.062777",
+        "0.204909 0.215196 0.154123 0.071903",
+    ),
+    (1, "ramp"): _columns(
+        "0.25647 0.221016 0.532492 0.376422",
+        "0.196183 0.321459 0.331524 0.085785",
+        "0.744637 0.709183 0.488167 0.254621",
+        "0.208739 0.34657 0.381746 0.100443",
+        "0.140415 0.202982 0.184947 0.115044",
+    ),
+    (100, "uniform"): _columns(
+        "0.226608 0.181413 0.181038 0.120754",
+        "0.135796 0.181202 0.181413 0.032859",
+        "0.389466 0.344271 0.162858 0.072363",
+        "0.140314 0.190239 0.199487 0.036148",
+        "0.136165 0.181834 0.182256 0.032887",
+    ),
+    (100, "ramp"): _columns(
+        "0.163208 0.14513 0.265547 0.193207",
+        "0.1087 0.181244 0.217696 0.052574",
+        "0.387583 0.369505 0.224375 0.11578",
+        "0.11593 0.195703 0.246614 0.057836",
+        "0.109058 0.181919 0.218707 0.052618",
+    ),
+}
+
+# Column A: half HART (0.5) and half BPTT (triangle of width 1, rho = 1), added as they are.
+MIX = {"uniform": (0.188477, 0.103479, 0.2729375, 0.2375), "ramp": (0.111139, 0.045217, 0.3367, 0.315)}
+
+# Two samples in one batch, column A, uniform upstream, rho = 1: deviations and gradient of the first under batch statistics.
+MATE = (0.2, 0.95, 0.4, 0.85)
+MATE_SIGMA = (0.282843, 0.449768, 0.377381, 0.397256)
+MATE_GRADIENT = (0.010625, -0.053001, 0.283728, 0.249187)
+
+PDSG_SIGMA = {
+    "A": (1, 0.353553, 0.264575, 0.278014),
+    "B": (1, 0.141421, 0.251661, 0.280995),
+    "C": (1, 0.353553, 0.251661, 0.292617),
+    "D": (1, 0.141421, 0.251661, 0.264575),
+    "E": (1, 0.141421, 0.251661, 0.280995),
+    "F": (1, 0.070711, 0.125831, 0.140498),
+}
+ASSG_ALPHA = {
+    "A": (2.596917, 2.570485, 2.588046, 2.574853),
+    "B": (2.596917, 2.579236, 2.570485, 2.610338),
+    "C": (2.596917, 2.570485, 2.579236, 2.583633),
+    "D": (2.596917, 2.579236, 2.570485, 2.605849),
+    "E": (2.596917, 2.579236, 2.570485, 2.610338),
+    "F": (2.579236, 2.570485, 2.566132, 2.585838),
+}
+
 # Two neurons of plain leak tau (hard reset): the second is driven by 0.8 times the first one's spikes plus 0.25.
 # Triangle of width 1, uniform upstream at the second; gradient at the current of the first.
 CHAIN_WEIGHT, CHAIN_BIAS = 0.8, 0.25
@@ -149,6 +287,12 @@ CHAIN = {
     (0.5, "bptt rho=1"): (0.106094, 0.123192, 0.104882, 0.0225),
     (0.5, "bptt rho=0"): (0.170187, 0.189625, 0.13725, 0.0225),
     (0.5, "bptr"): (0.2, 0.2, 0.2, 0.2),
+    (1.0, "rga"): (0.05,) * 4,
+    (1.0, "hart 0.5"): (0.084,) * 4,
+    (1.0, "hart 1"): (0.072437,) * 4,
+    (0.5, "rga"): (0.024,) * 4,
+    (0.5, "hart 0.5"): (0.042,) * 4,
+    (0.5, "hart 1"): (0.056289,) * 4,
 }
 
 
@@ -234,3 +378,31 @@ def bptr_of(neuron: Neuron, ds: tuple[float, ...]) -> np.ndarray:
     """BPTR of a neuron of the table."""
     _, s, _ = run(neuron.current, neuron.decay, neuron.gain, neuron.theta, soft=neuron.soft)
     return neuron.gain * np.array(ds) * float(s.any())
+
+
+def pdsg_sigma(m: np.ndarray) -> np.ndarray:
+    """Unbiased deviation of the potentials so far (``[T]``, or ``[T, ...]`` of one group); 1 where there is none."""
+    deviations = [m[: t + 1].std(ddof=1) if m[: t + 1].size > 1 else 0.0 for t in range(len(m))]
+    return np.array([deviation or 1.0 for deviation in deviations])
+
+
+def pdsg(u: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    return np.exp(-((u - sigma / 2) ** 2) / (2 * sigma**2)) / (np.sqrt(2 * np.pi) * sigma)
+
+
+def assg_alpha(distances: list[np.ndarray], a: float = 0.425, beta: float = 0.9, xi: float = 1.5) -> np.ndarray:
+    """Sharpness after forward passes with these distances to threshold, one array a pass."""
+    mean, deviation = np.ones_like(distances[0]), np.zeros_like(distances[0])
+    for u in distances:
+        mean = beta * mean + (1 - beta) * np.abs(u)
+        deviation = beta * deviation + (1 - beta) * np.abs(np.abs(u) - mean)
+    return 2 / np.pi * np.tan(np.pi * a) / (mean + xi * deviation + 1e-4)
+
+
+def rga_slope(current: float, tau: float, theta: float = 1.0, gamma: float = 0.2, beta: float = 2.0) -> float:
+    """Slope of the polyline at a mean current of a plain-leak neuron; boundaries belong to the left."""
+    if not 0 <= current <= beta * theta:
+        return 0.0
+    if tau < 1 and current <= (1 - tau) * theta:
+        return gamma
+    return (1 - gamma * theta + gamma * tau * theta) / ((tau + beta - 1) * theta) if tau < 1 else 1 / (beta * theta)

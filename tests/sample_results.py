@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robustsnn.evaluation.statistics import paired_difference, rate, summary
+from robustsnn.evaluation.checks import Check, section
+from robustsnn.evaluation.statistics import mcnemar_exact, paired_difference, rate, summary
 
 EPSILONS = [2 / 255, 4 / 255, 8 / 255, 16 / 255]
 N = 360
@@ -29,6 +31,7 @@ def fake_results(models: list[str] | None = None, n: int = N, seed: int = 0) -> 
     """A complete, consistent, invented results dictionary of schema 1."""
     rng = np.random.default_rng(seed)
     names = list(MODELS) if models is None else models
+    made = [_fake_model(name, n, rng) for name in names]
     return {
         "schema_version": 1,
         "tool": {"name": "robustsnn", "version": "0.1.0"},
@@ -62,7 +65,13 @@ def fake_results(models: list[str] | None = None, n: int = N, seed: int = 0) -> 
             "num_classes": 10,
             "class_names": [str(i) for i in range(10)],
         },
-        "models": [_fake_model(name, n, rng) for name in names],
+        "models": made,
+        "comparisons": [
+            _fake_comparison(gap_a, gap_b, a["name"], b["name"], n)
+            for a, b in itertools.combinations(made, 2)
+            for gap_a, gap_b in zip(a["gap"], b["gap"])
+        ]
+        + [_fake_comparison(made[0]["gap"][2], made[0]["gap"][1], "APGD-CE", "FGSM", n, "attacks", made[0]["name"])],
         "conversions": [_fake_conversion("qcfs", "qcfs", n), _fake_conversion("opi", "opi", n, quantised=False)],
         "warnings": [
             "plain: 3 images fall to FGSM but not to PGD-10 at 4/255 (rule pdsg): PGD may need more steps.",
@@ -87,6 +96,10 @@ def fake_hostile() -> dict[str, Any]:
     nasty = '<script>alert("x")</script> & $\\frac{1}{2}$ [bold red]markup[/] ' + "very long name " * 8
     results["models"][0].update(name=nasty, title=nasty, description=nasty)
     results["warnings"] = [nasty]
+    results["models"][0]["checks"]["weakest"] = f"`{nasty}` and {nasty}"
+    for check in results["models"][0]["checks"]["checks"]:
+        check.update(title=nasty, evidence=nasty, advice=nasty, verdict="warn")
+    results["comparisons"][0].update(a=nasty, b=nasty, what=nasty, model=nasty)
     results["dataset"].update(name=nasty, class_names=[nasty] * 10)
     results["config"] = {nasty: nasty}
     results["conversions"][0].update(model=nasty, method=nasty)
@@ -186,6 +199,80 @@ def _fake_model(name: str, n: int, rng: np.random.Generator) -> dict[str, Any]:
         "attacks": attacks,
         "gap": gaps,
         "gradients": [_fake_gradients(rule, min(n, 200), half_adv, rng) for rule in ("bptt", "bptr")],
+        "checks": _fake_checks(name),
+    }
+
+
+def _fake_checks(name: str) -> dict[str, Any]:
+    """Invented checks: sound, doubtful and unreliable in turn."""
+    passing = {
+        "gradients": "Every image has a gradient",
+        "repeatable": "The same image gives the same logits",
+        "unbounded": "Nothing withstands an unbounded attack",
+        "random-search": "Random search finds nothing that gradients miss",
+        "sensitivity": "Other surrogates, sharpness, reset handling, rules and losses find no more",
+        "budget": "More steps find nothing more",
+    }
+    checks = [Check(key, title, "pass", f"0 of 48 images speak against it ({key}).") for key, title in passing.items()]
+    checks.append(
+        Check(
+            "black-box",
+            "Gradients are at least as strong as attacks without them",
+            "not run",
+            "No attack without gradients was run at an eps with a gradient attack.",
+            advice="Add `--attack square`.",
+        )
+    )
+    if name in ("sr", "qcfs"):
+        checks.append(
+            Check(
+                "rules",
+                "The result does not hang on one gradient rule",
+                "warn",
+                "At eps 8/255 each rule alone, over its attacks, leaves from 31.1 % (bptr) to 62.5 % (pdsg) of 360 images "
+                "correct (exact McNemar p < 0.001); without bptr the worst case would be 47.2 % instead of 31.1 %.",
+                {"n": 360, "spread": 0.314},
+                tuple(range(3, 63, 3)),
+                "Other settings near bptr may be stronger still: add neighbours of it (`robustsnn list rules`).",
+            )
+        )
+    if name == "at":
+        checks[4] = Check(
+            "sensitivity",
+            passing["sensitivity"],
+            "fail",
+            "Of 41 probed images (n = 48) that the evaluation counts as robust, BPTT, triangle, width 1, reset kept finds 39 "
+            "and all 25 other settings together 41, where a restart of the evaluated rules finds 2 (exact McNemar p < 0.001).",
+            {"n": 48, "found": {"bptr": 12}},
+            (1, 5, 17),
+            "Add the rule {name: bptt, params: {surrogate: triangle, alpha: 1, detach_reset: false}} under `rules:` of the "
+            "configuration.",
+        )
+    return section(checks)
+
+
+def _fake_comparison(
+    gap_a: dict[str, Any],
+    gap_b: dict[str, Any],
+    a: str,
+    b: str,
+    n: int,
+    what: str = "worst case",
+    model: str | None = None,
+) -> dict[str, Any]:
+    first, second = (np.arange(n) < gap["adversarial"]["count"] for gap in (gap_a, gap_b))
+    p = mcnemar_exact(first, second)
+    return {
+        "eps": gap_a["eps"],
+        "what": what,
+        "model": model,
+        "a": a,
+        "b": b,
+        "accuracy_a": float(first.mean()),
+        "accuracy_b": float(second.mean()),
+        "difference": paired_difference(first, second).as_dict(),
+        "p_value": p,
+        "p_holm": min(1.0, 3 * p),
     }
 
 

@@ -14,13 +14,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import itself and the rooms of lower floors.
 FLOORS = [
-    {"errors", "runtime"},
-    {"files", "readout", "normalization", "pixels"},
+    {"errors", "loops", "runtime"},
+    {"files", "readout", "normalization", "pixels", "pooling"},
     {"neurons", "encoding"},
+    {"layouts"},
     {"classifier"},
     {"gradients", "models", "datasets"},
-    {"checkpoint"},
-    {"attacks", "defenses", "conversion"},
+    {"checkpoint", "selftest"},
+    {"attacks"},
+    {"defenses", "conversion"},
     {"evaluation"},
     {"report"},
     {"catalogue", "terminal"},

@@ -149,14 +149,16 @@ class TestNumbers:
 
 class TestNames:
     @every
-    @pytest.mark.parametrize(("norm", "near"), [("l_inf", "Linf"), ("Lint", "Linf"), ("L_2", "L2"), ("L1", "L")])
+    @pytest.mark.parametrize(("norm", "near"), [("l_inf", "Linf"), ("Lint", "Linf"), ("L_2", "L"), ("L3", "L")])
     def test_unknown_norm(self, name, norm, near):
-        with pytest.raises(UnknownNameError, match=f"unknown norm '{norm}'. Did you mean '{near}.*Known: L2, Linf"):
+        with pytest.raises(
+            UnknownNameError, match=f"unknown norm '{norm}'. Did you mean '{near}.*Known: L0, L1, L2, Linf"
+        ):
             EVERY[name](good()[0], norm=norm)
 
     @pytest.mark.parametrize("norm", [2, math.inf, None])
     def test_norm_that_is_no_name(self, norm):
-        with pytest.raises(UnknownNameError, match=r"unknown norm .*Known: L2, Linf"):
+        with pytest.raises(UnknownNameError, match=r"unknown norm .*Known: L0, L1, L2, Linf"):
             PGD(good()[0], norm=norm)
 
     @pytest.mark.parametrize("norm", ["linf", "LINF", "Linf", "l2", "L2"])
@@ -172,16 +174,15 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["", "spike", 3, None])
     def test_attack_that_resembles_none(self, name):
-        with pytest.raises(UnknownNameError, match=r"unknown attack .*Known: apgd-ce, fgsm"):
+        with pytest.raises(UnknownNameError, match=r"unknown attack .*Known: apgd, apgd-ce"):
             build_attack(name, good()[0])
 
-    @pytest.mark.parametrize("name", ATTACKS)
+    @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("ensemble-standard", "ensemble-full")])
     def test_known_attacks_are_built_and_run(self, name):
         model, x, y = good()
         for spelling in (name, name.upper()):
             attack = build_attack(spelling, model, eps=0.03, norm="L2", seed=1)
-            assert isinstance(attack, ATTACKS[name])
-            assert torch.equal(attack(x, y), ATTACKS[name](model, eps=0.03, norm="L2", seed=1)(x, y))
+            assert torch.equal(attack(x, y), ATTACKS[name].build(model, eps=0.03, norm="L2", seed=1)(x, y))
         assert attack.family == ("noise" if name in am.NOISES else "adversarial")
 
     @pytest.mark.parametrize("name", ATTACKS)
@@ -289,11 +290,14 @@ class TestGradients:
     @gradient
     @pytest.mark.parametrize("norm", NORMS)
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
-    def test_a_gradient_that_is_no_number_is_named(self, name, norm, bad):
+    def test_a_gradient_that_is_no_number_counts_as_none(self, name, norm, bad):
         model = Poisoned(am.Smooth(16, classes=4), bad)
         _, x, y = good()
-        with refuses("gradient holds NaN or infinity", "5 of 5", "surrogates"):
-            GRADIENT[name](model, norm=norm)(x, y)
+        attack = GRADIENT[name](model, norm=norm)
+        with pytest.warns(RuntimeWarning, match="NaN or infinity"):
+            result = attack(x, y)
+        assert attack.work.bad_gradients == attack.work.backwards > 0
+        assert result.isfinite().all()
 
 
 class Poisoned(am.Wrapper):

@@ -8,7 +8,7 @@ import attack_models as am
 import pytest
 import torch
 from attack_models import EVERY, GRADIENT, NORMS, distance, fooled
-from spikingjelly.activation_based import layer, neuron, surrogate
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 
 from robustsnn import SpikingClassifier, gradients
@@ -344,3 +344,34 @@ class TestDeadGradients:
                 adv = APGD(model.through(rule), steps=5, norm=norm)(x, y)
                 assert adv.isfinite().all()
                 assert not fooled(model, adv, y).any()
+
+
+class TestStaleState:
+    @staticmethod
+    def stepwise() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), neuron.LIFNode(tau=2.0, v_threshold=0.1), nn.Linear(8, 3))
+
+    def test_a_network_that_nobody_resets_is_named(self):
+        x = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        y = torch.zeros(4, dtype=torch.long)
+        with pytest.raises(RobustSNNError, match=r"2 \(LIFNode\) keeps a state .*SpikingClassifier"):
+            PGD(self.stepwise(), eps=0.1)(x, y)
+
+    def test_one_that_resets_itself_is_attacked(self):
+        net = self.stepwise()
+
+        class Resetting(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = net
+
+            def forward(self, x: Tensor) -> Tensor:
+                functional.reset_net(self.net)
+                return sum(self.net(x) for _ in range(4)) / 4
+
+        x = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        y = Resetting()(x).argmax(1)
+        adversarial = PGD(Resetting(), eps=0.1)(x, y)
+        wrapped = PGD(SpikingClassifier(net, 4), eps=0.1)(x, y)
+        assert torch.equal(adversarial, wrapped)

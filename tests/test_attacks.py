@@ -915,6 +915,8 @@ class TestLeavesNoTrace:
     @gradient
     @pytest.mark.parametrize("at", [1, 2])
     def test_flags_come_back_when_the_model_raises(self, name, at):
+        if name == "fgsm" and at == 2:
+            pytest.skip("one step is one pass")
         model, x, y = busy_case()
         raising = am.Raising(model, at)
         flags = {key: module.training for key, module in raising.named_modules()}

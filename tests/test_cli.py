@@ -294,7 +294,7 @@ class TestBadOptions:
             (["evaluate", "m.safetensors", "--rule", "bptx"], ["unknown gradient rule 'bptx'. Did you mean 'bpt"]),
             (["evaluate", "m.safetensors", "--eps", "-1/255"], ["eps", "at least 0"]),
             (["evaluate", "m.safetensors", "--eps", "8/255", "--eps", "abc"], ["eps must be a number", "'abc'"]),
-            (["evaluate", "m.safetensors", "--norm", "L1"], ["norm", "'Linf' or 'L2'"]),
+            (["evaluate", "m.safetensors", "--norm", "L3"], ["norm", "'Linf', 'L2', 'L1' or 'L0'"]),
             (["evaluate", "m.safetensors", "--time-steps", "0"], ["SNN of 2 steps"]),
             (["evaluate", "ann.safetensors", "--time-steps", "0"], ["time_steps", "greater than or equal to 1"]),
             (["evaluate", "m.safetensors", "--dataset", "minst"], ["Did you mean 'mnist'?"]),

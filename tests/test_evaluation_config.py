@@ -113,7 +113,7 @@ class TestUnknownNames:
             (model(encoder="ttfs"), ["models.0.encoder", "'direct' or 'poisson'"]),
             (model(objective="sr", objective_options={"norm": "l3"}), ["unknown norm of SR 'l3'"]),
             (conversion(conversion={"method": "qfcs"}), ["models.0.conversion.method", "'qcfs' or 'opi'"]),
-            (content(norm="L1"), ["norm", "'Linf' or 'L2'"]),
+            (content(norm="L3"), ["norm", "'Linf', 'L2', 'L1' or 'L0'"]),
             (content(device="cupid"), ["'cupid'", "--device cpu"]),
         ],
     )

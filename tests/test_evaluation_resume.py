@@ -159,6 +159,9 @@ class TestBatchSize:
         assert len({row["predicted"] for row in few}) > 3
         for a, b in zip(few, many):
             assert (a.pop("linf"), a.pop("l2")) == pytest.approx((b.pop("linf"), b.pop("l2")), rel=1e-6)
+            for mean_over_the_batch in ("forwards", "backwards", "zero_gradients", "bad_gradients"):
+                assert a.pop(mean_over_the_batch) >= 0
+                b.pop(mean_over_the_batch)
             assert a == b
         a, b = (results(folder)["models"][0] for folder in folders)
         assert (a["clean"], a["gap"]) == (b["clean"], b["gap"])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor
 
+from robustsnn import loops as parallel
 from robustsnn.errors import RobustSNNError
 from robustsnn.neurons import (
     IF,
@@ -343,14 +344,14 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Use ``count`` threads, whatever the size."""
-    before, smallest = torch.get_num_threads(), compiled._PARALLEL_FROM
+    before, smallest = torch.get_num_threads(), parallel.PARALLEL_FROM
     torch.set_num_threads(count)
-    compiled._PARALLEL_FROM = 1
+    parallel.PARALLEL_FROM = 1
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        compiled._PARALLEL_FROM = smallest
+        parallel.PARALLEL_FROM = smallest
 
 
 class TestCompiledEqualsStepwise:
@@ -405,9 +406,9 @@ class TestCompiledEqualsStepwise:
         """More neurons than one block and than the limit for threads, with an incomplete last block."""
         node = LIF(1.7, v_reset=None)
         x = currents(torch.float32, shape=(2, 3, 5 * compiled._BLOCK + 1011)).requires_grad_()
-        assert x[0].numel() >= compiled._PARALLEL_FROM - compiled._BLOCK
+        assert x[0].numel() >= parallel.PARALLEL_FROM - compiled._BLOCK
         x = torch.cat([x, x], 1).detach().requires_grad_()
-        assert x[0].numel() > compiled._PARALLEL_FROM
+        assert x[0].numel() > parallel.PARALLEL_FROM
         torch.set_num_threads(count)
         try:
             results = []
@@ -420,6 +421,38 @@ class TestCompiledEqualsStepwise:
         assert torch.equal(results[0][0], results[1][0])
         assert torch.equal(results[0][1], results[1][1])
         torch.testing.assert_close(results[0][2], results[1][2], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("kind", [LIF, PLIF])
+    @pytest.mark.parametrize("steps", [None, 4])
+    def test_channels_last_gives_the_same_and_stays_so(self, kind, steps):
+        shape = (4 if steps is None else 1, 3, 5, 6, 2)
+        x = currents(torch.float64, shape=shape)
+        start = currents(torch.float64, shape=shape)[0]
+        upstream = torch.randn(4, *shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        node = kind(1.7).double()
+        results = []
+        for last in (False, True):
+            leaf = (x.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(shape) if last else x).detach()
+            leaf.requires_grad_()
+            v = start.clone().requires_grad_()
+            spikes, after = multistep(
+                leaf, dynamics_of(node), slope_of(surrogate.ATan()), time_steps=steps, v=v, detach_reset=False
+            )
+            loss = (spikes * upstream).sum() + after.pow(2).sum()
+            parameters = list(node.parameters())
+            results.append((spikes.detach(), after.detach(), *torch.autograd.grad(loss, [leaf, v, *parameters])))
+            assert spikes.flatten(0, 1).is_contiguous(memory_format=torch.channels_last) == last
+        for plain, other in zip(*results):
+            torch.testing.assert_close(other, plain, rtol=1e-12, atol=1e-12)
+        assert torch.equal(results[0][0], results[1][0])
+
+    def test_a_slope_of_ones_own_sees_the_axes_as_they_are(self):
+        x = currents(torch.float32, shape=(4, 3, 5, 6, 2)).flatten(0, 1)
+        seen = []
+        slope = Slope(lambda u: seen.append(u.shape) or torch.ones_like(u))
+        leaf = x.contiguous(memory_format=torch.channels_last).unflatten(0, (4, 3)).requires_grad_()
+        multistep(leaf, dynamics_of(LIF()), slope)[0].sum().backward()
+        assert seen == [(4, 3, 5, 6, 2)]
 
     def test_used_by_default_on_the_cpu(self, monkeypatch):
         used = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.encoding import Encoder
-from robustsnn.gradients import BPTR, BPTT
+from robustsnn.gradients import ASSG, BPTR, BPTT, HART, PDSG, RGA, Mixture, StraightThrough
 from robustsnn.neurons import IF, LIF, Dynamics, compiled, dynamics_of, multistep, slope_of, stepwise
 from robustsnn.readout import Readout
 
@@ -253,12 +253,108 @@ def test_bptr_takes_the_single_frame_where_it_can(monkeypatch):
         assert len(taken) == count
 
 
+# All rules through a classifier, on both loops.
+
+
+@pytest.fixture(params=LOOPS)
+def on_loops(request, monkeypatch) -> str:
+    if request.param == "stepwise":
+        monkeypatch.setattr(compiled, "supports", lambda x_seq: False)
+    return request.param
+
+
+def check_cells(rule, upstream: str, table: dict[str, tuple[float, ...]], calls: int = 1) -> None:
+    """Every column of one row of the table, the gradient taken from the last of ``calls`` calls."""
+    for column, expected in table.items():
+        view = single(column, upstream).through(rule)
+        if hasattr(rule, "begin"):
+            rule.begin(1)
+        for _ in range(calls):
+            found = gradient(view, oracle.NEURONS[column].current)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=f"{rule} {column} {upstream}")
+
+
+@upstreams
+@pytest.mark.parametrize("single_frame", [True, False])
+@pytest.mark.usefixtures("on_loops")
+def test_rga(upstream, single_frame):
+    check_cells(RGA(single_frame=single_frame), upstream, oracle.RGA[upstream])
+
+
+@pytest.mark.parametrize(("width", "upstream"), oracle.HART)
+@pytest.mark.parametrize("single_frame", [True, False])
+@pytest.mark.usefixtures("on_loops")
+def test_hart(width, upstream, single_frame):
+    check_cells(HART(width, single_frame=single_frame), upstream, oracle.HART[width, upstream])
+
+
+@pytest.mark.parametrize("statistics", ["sample", "batch"])
+@pytest.mark.parametrize(("rho", "upstream"), oracle.PDSG)
+@pytest.mark.usefixtures("on_loops")
+def test_pdsg(statistics, rho, upstream):
+    check_cells(PDSG(statistics, detach_reset=rho == 0), upstream, oracle.PDSG[rho, upstream])
+
+
+@pytest.mark.parametrize(("passes", "upstream"), oracle.ASSG)
+@pytest.mark.usefixtures("on_loops")
+def test_assg(passes, upstream):
+    check_cells(ASSG(), upstream, oracle.ASSG[passes, upstream], calls=passes)
+
+
+@upstreams
+@pytest.mark.usefixtures("on_loops")
+def test_mix_as_published(upstream):
+    check_cells(Mixture(normalised=False), upstream, {"A": oracle.MIX[upstream]})
+
+
+@pytest.mark.usefixtures("on_loops")
+def test_straight_through():
+    check_cells(StraightThrough(detach_reset=False), "ramp", {"A": (-0.0048, -0.262, 0.42, 0.4)})
+    soft = {column: oracle.RAMP for column, neuron in oracle.NEURONS.items() if neuron.soft}
+    check_cells(StraightThrough(detach_reset=False), "ramp", soft)
+
+
+@columns
+def test_table_of_statistics(column):
+    """Deviations and sharpness of the table follow from the potentials, and the rules' rows from them."""
+    neuron = oracle.NEURONS[column]
+    u = np.array(oracle.POTENTIALS[column]) - neuron.theta
+    sigma, alpha = oracle.pdsg_sigma(u), oracle.assg_alpha([u])
+    np.testing.assert_allclose(sigma, oracle.PDSG_SIGMA[column], atol=6e-7)
+    np.testing.assert_allclose(alpha, oracle.ASSG_ALPHA[column], atol=6e-7)
+    slopes = oracle.pdsg(u, sigma)
+    np.testing.assert_allclose(
+        oracle.bptt_of(neuron, oracle.RAMP, slopes, 1), oracle.PDSG[1, "ramp"][column], atol=6e-7
+    )
+    slopes = oracle.atan(u, oracle.assg_alpha([u] * 100))
+    np.testing.assert_allclose(
+        oracle.bptt_of(neuron, oracle.RAMP, slopes, 0), oracle.ASSG[100, "ramp"][column], atol=6e-7
+    )
+
+
+def test_pdsg_of_a_pair():
+    """Batch statistics: the other sample turns the sign of the first entry; the default does not see it."""
+    model = single("A", "uniform")
+    pair = torch.tensor([oracle.BASE, oracle.MATE], dtype=torch.float64).requires_grad_()
+    for rule, expected in (
+        (PDSG("batch"), oracle.MATE_GRADIENT),
+        (PDSG("sample"), oracle.PDSG[1, "uniform"]["A"]),
+    ):
+        (found,) = torch.autograd.grad(model.through(rule)(pair).sum(), pair)
+        np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-6)
+    m = np.stack([oracle.run(np.array(x), 1.0, 1.0)[0] for x in (oracle.BASE, oracle.MATE)], 1)
+    np.testing.assert_allclose(oracle.pdsg_sigma(m), oracle.MATE_SIGMA, atol=6e-7)
+
+
 # A chain of two neurons.
 
 CHAIN_RULES = {
     "bptt rho=1": [BPTT("triangle", detach_reset=False)],
     "bptt rho=0": [BPTT("triangle", detach_reset=True)],
     "bptr": [BPTR(), BPTR(single_frame=False)],
+    "rga": [RGA(), RGA(single_frame=False)],
+    "hart 0.5": [HART(0.5), HART(0.5, single_frame=False)],
+    "hart 1": [HART(1.0), HART(1.0, single_frame=False)],
 }
 
 

@@ -40,12 +40,13 @@ from robustsnn.report.formatting import (
     plain,
     shorten,
 )
-from robustsnn.report.html import attack_settings, attack_tables, render, write_report
+from robustsnn.report.html import attack_settings, attack_tables, code, render, write_report
 from robustsnn.report.loading import checked, load_examples, load_results
 from robustsnn.report.plots import example_names, figures, save_plots
 from robustsnn.report.selection import headline_budgets, is_kind, main_blocks, main_columns, telling_budget
 from robustsnn.report.style import inline_svg, looks, styled
 from robustsnn.report.tables import print_summary
+from robustsnn.report.trust import trusts
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,13 @@ def results() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def page(results) -> str:
     return render(results, fake_examples())
+
+
+SIGN = {"sound": "✓", "doubtful": "!", "unreliable": "✗"}
+
+
+def title(model: dict[str, Any]) -> str:
+    return str(model["title"])
 
 
 def empty() -> dict[str, Any]:
@@ -178,6 +186,13 @@ class TestLoading:
             (("models", 0, "gap", 0, "gap"), [], r"gap\[0\]\.gap must be an object"),
             (("models", 0, "gradients", 0, "l1", "median"), "x", r"gradients\[0\]\.l1\.median must be a number"),
             (("models", 0, "gradients", 0, "values", "l1"), 3, r"values\.l1 must be a list"),
+            (("models", 0, "checks"), [], r"checks must be an object"),
+            (("models", 0, "checks", "verdict"), "fine", r"checks\.verdict must be one of sound, doubtful, unreliable"),
+            (("models", 0, "checks", "checks", 1, "verdict"), None, r"checks\[1\]\.verdict must be one of pass, warn"),
+            (("models", 0, "checks", "checks", 1, "title"), "", r"checks\[1\]\.title must be a name"),
+            (("models", 0, "checks", "checks", 1, "evidence"), 3, r"checks\[1\]\.evidence must be a text"),
+            (("comparisons", 0, "a"), None, r"comparisons\[0\]\.a must be a name"),
+            (("comparisons", 0, "difference", "low"), "x", r"comparisons\[0\]\.difference\.low must be a number"),
             (("conversions", 0, "over_time", 0, "time_steps"), None, r"over_time\[0\]\.time_steps must be a number"),
         ],
     )
@@ -306,7 +321,30 @@ class TestFinding:
         for model, count in zip(results["models"], (14, 16)):
             for gap in model["gap"]:
                 gap["adversarial"] = rate(count, 30).as_dict()
+        results["comparisons"] = []
         assert "intervals overlap, so this run does not tell them apart" in words(results)
+
+    @pytest.mark.parametrize("swap", [False, True])
+    def test_models_are_compared_in_pairs(self, swap):
+        results = fake_results(["plain", "at"], n=30)
+        (entry,) = [e for e in results["comparisons"] if e["what"] == "worst case" and e["eps"] == EPSILONS[-1]]
+        results["comparisons"] = [entry]
+        for model, count in zip(results["models"], (14, 16)):
+            for gap in model["gap"]:
+                gap["adversarial"] = rate(count, 30).as_dict()
+        low, high = (-0.2, 0.1) if not swap else (-0.1, 0.2)
+        entry["difference"] = {"value": 2 / 30 if swap else -2 / 30, "low": low, "high": high, "n": 30}
+        entry.update(p_value=0.5, **({"a": "at", "b": "plain"} if swap else {}))
+        text = words(results)
+        assert "(paired difference 6.7 points [−10.0, 20.0], p = 0.500), which this run does not tell apart." in text
+
+    def test_says_what_the_checks_say(self, results):
+        told = (
+            "Checks call the evaluation unreliable for Adversarial training; doubtful for Sparse gradients (SR), QCFS "
+        )
+        assert told + "conversion; sound for Plain SNN." in words(results)
+        assert "Checks call the evaluation of Plain SNN sound." in words(fake_results(["plain"]))
+        assert "Checks call the evaluation of every model doubtful." in words(fake_results(["sr", "qcfs"]))
 
     def test_unconfirmed_successes_are_told(self, results):
         results = copy.deepcopy(results)
@@ -344,6 +382,28 @@ class TestTables:
         assert "T=32" in text
         assert "‖g‖₁" in text
         assert "Warning: plain: 3 images fall" in text
+
+    def test_checks_and_comparisons(self, results):
+        text = self.text(results)
+        assert re.search(r"Adversarial training +✗ unreliable +1 +0 +1 +5\n", text)
+        assert re.search(r"Plain SNN +✓ sound +0 +0 +1 +6\n", text)
+        flat = " ".join(text.split())
+        assert (
+            "Adversarial training: “Other surrogates, sharpness, reset handling, rules and losses find no more” does"
+            in flat
+        )
+        (entry,) = [e for e in results["comparisons"] if (e["a"], e["b"], e["eps"]) == ("plain", "at", 8 / 255)]
+        shown = f"{100 * entry['difference']['value']:.1f}".replace("-", "−")
+        assert shown in text.split("Models compared")[1]
+
+    def test_old_results_have_neither(self):
+        results = fake_results(["plain", "at"])
+        del results["comparisons"]
+        for model in results["models"]:
+            del model["checks"]
+        text = self.text(results)
+        assert "trusted" not in text
+        assert "compared at" not in text
 
     def test_markup_in_names_is_shown_not_obeyed(self):
         text = self.text(fake_hostile(), width=200)
@@ -567,6 +627,52 @@ class TestPage:
         ):
             assert word in text.replace("\u202f", " "), word
 
+    def test_checks(self, results, page):
+        text = Page(page).text
+        assert "Can these numbers be trusted?" in text
+        for model in results["models"]:
+            assert f"{title(model)} {SIGN[model['checks']['verdict']]} {model['checks']['verdict']}" in text
+            assert model["checks"]["weakest"].split("`")[0] in text
+            for check in model["checks"]["checks"]:
+                assert check["evidence"].split("`")[0] in text
+        assert "Images: 3, 6, 9" in text
+        assert "All checks: 1 failed, 1 not run, 5 passed" in text
+        assert "<code>--attack square</code>" in page
+        assert page.count('class="sign fail"') == 1
+        assert page.count('class="sign warn"') == 2
+
+    def test_several_open_points_are_shown_gravest_first(self):
+        results = fake_results(["at"], n=30)
+        for check in results["models"][0]["checks"]["checks"][:2]:
+            check["verdict"] = "warn"
+        (trust,) = trusts(checked(results))
+        assert [check["verdict"] for check in trust.shown] == ["fail", "warn", "warn"]
+        assert trust.folded_title == "1 not run, 3 passed"
+        assert len(trust.shown) + len(trust.folded) == 7
+
+    def test_comparisons(self, results, page):
+        text = Page(page).text
+        assert f"All {len(results['comparisons'])} comparisons" in text
+        assert "Models in the worst case at ε = 8/255" in text
+        assert "APGD-CE minus FGSM (attacks, Plain SNN)" in text
+        for entry in results["comparisons"]:
+            found = entry["difference"]
+            shown = f"{format_number(found['value'], 1, 100)} {format_interval(found)}"
+            assert shown in text, shown
+
+    def test_old_results_have_neither_checks_nor_comparisons(self):
+        results = fake_results(["plain", "at"], n=30)
+        del results["comparisons"]
+        for model in results["models"]:
+            del model["checks"]
+        page = render(results)
+        assert 'id="trust"' not in page
+        assert 'id="comparisons"' not in page
+
+    def test_backticks_become_code(self):
+        assert code("run `a <b>` and `c`") == "run <code>a &lt;b&gt;</code> and <code>c</code>"
+        assert code("one ` alone & none") == "one ` alone &amp; none"
+
     def test_light_dark_phone_and_print(self, page):
         assert "prefers-color-scheme: dark" in page
         assert 'name="viewport" content="width=device-width' in page
@@ -598,6 +704,7 @@ class TestPage:
             ("attacks",),
             ("gap",),
             ("gradients",),
+            ("checks",),
             ("title", "kind", "parameters", "time_steps", "description", "training"),
         ],
     )
@@ -612,7 +719,8 @@ class TestPage:
         assert checked(content) == without
 
     @pytest.mark.parametrize(
-        "missing", ["config", "environment", "seed", "dataset", "conversions", "started", "finished", "seconds"]
+        "missing",
+        ["config", "environment", "seed", "dataset", "conversions", "comparisons", "started", "finished", "seconds"],
     )
     def test_parts_of_a_run_may_be_missing(self, missing):
         content = fake_partial()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustsnn.attacks.image import ImageAttack
 from robustsnn.attacks.image.ball import build_ball
-from robustsnn.attacks.registry import ATTACKS
+from robustsnn.attacks.registry import ATTACKS, AttackEntry
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.aggregation import attack_results, columns_of, warnings_of
@@ -62,7 +62,7 @@ def images() -> Tensor:
 
 
 def shifting(monkeypatch: pytest.MonkeyPatch, by: float, eps: float = 0.1) -> Any:
-    monkeypatch.setitem(ATTACKS, "shift", type("Shift", (Shift,), {"by": by}))
+    monkeypatch.setitem(ATTACKS, "shift", AttackEntry(type("Shift", (Shift,), {"by": by}), "moves every pixel"))
     return tiny(attacks=[{"name": "shift"}], noises=[], rules=[{"name": "bptr"}], eps=[eps])
 
 
@@ -135,10 +135,20 @@ class TestDecide:
             assert decide(model, images).equal(model(images).argmax(1))
 
 
+class WrongWhereMoved(Scripted):
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.images = images
+
+    def reference(self, images: Tensor) -> Tensor:
+        moved = (images != self.images).flatten(1).any(1)
+        return torch.where(moved[:, None], torch.tensor([TWO]), torch.tensor([THREE]))
+
+
 class TestIllegalExamples:
     @pytest.mark.parametrize(("by", "eps"), [(0.2, 0.1), (-0.6, 0.7)], ids=["ball", "bounds"])
     def test_never_count_and_are_reported(self, monkeypatch, images, by, eps):
-        model = Scripted(THREE, TWO)  # right of the clean images, wrong of the others; the fast path never says 3
+        model = WrongWhereMoved(images)  # right on the clean images, wrong on others; the fast path never says 3
         entry, warnings = report(model, images, ONES + 2, shifting(monkeypatch, by, eps))
         (attack,) = entry["attacks"]
         assert entry["clean"]["count"] == 12
@@ -252,6 +262,7 @@ class TestWarnings:
             "claimed": 100 - count,
             "verified": 100 - count,
             "illegal": 0,
+            "bad_gradients": 0,
         }
 
     def model(self, *entries: dict[str, Any], gap: Sequence[Any] = ()) -> list[dict[str, Any]]:

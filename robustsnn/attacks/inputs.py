@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from robustsnn.errors import RobustSNNError
+from robustsnn.selftest.modules import unwrapped_state
+
+_REPEATS = 4
+"""Further calls in which a membrane that nobody resets shows."""
 
 Model = Callable[[Tensor], Tensor]
 """Anything that maps images ``[N, ...]`` to logits ``[N, K]``."""
@@ -84,24 +88,44 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
         )
 
 
-def check_gradient(grad: Tensor | None) -> Tensor:
-    """The gradient at the images must exist and be finite.
+def check_repeatable(model: Model, image: Tensor) -> None:
+    """Stateful neurons outside of a `SpikingClassifier` must be reset by the model itself.
+
+    Models without such neurons are not run, and models that say they are random (``model.stochastic``) are trusted.
+
+    Args:
+        model: in the state in which it is attacked.
+        image: ``[1, ...]``, shown several times.
 
     Raises:
-        RobustSNNError: saying what is wrong and where to look.
+        RobustSNNError: calls on the same image differ, so that gradients would follow stale potentials.
     """
-    if grad is None:
+    names = [] if is_stochastic(model) else unwrapped_state(model)
+    if not names:
+        return
+    first = model(image)
+    if not all(torch.equal(model(image), first) for _ in range(_REPEATS)):
+        raise RobustSNNError(
+            f"calls of the model on the same image differ, and {names[0]} keeps a state from call to call; wrap the "
+            "network in SpikingClassifier(net, time_steps=T) or reset it in forward (a random model says so by a true "
+            "attribute `stochastic`)"
+        )
+
+
+def usable_gradient(gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradient ``[N, ...]`` with 0 for NaN and infinity, and the samples ``[N]`` that had any.
+
+    Raises:
+        RobustSNNError: there is no gradient.
+    """
+    if gradient is None:
         raise RobustSNNError(
             "no gradient reaches the images: the logits do not depend on them in a differentiable way; look for a hard "
             "threshold without a surrogate, .detach() or torch.no_grad() in the model"
         )
-    bad = ~grad.isfinite().flatten(1).all(1)
-    if bad.any():
-        raise RobustSNNError(
-            f"the model's gradient holds NaN or infinity for {int(bad.sum())} of {len(grad)} images (the first is "
-            f"image {_first(bad)} of the batch); check its surrogates, roots and divisions"
-        )
-    return grad
+    finite = gradient.isfinite()
+    bad = ~finite.flatten(1).all(1)
+    return (gradient.where(finite, 0.0) if bad.any() else gradient), bad
 
 
 def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -151,6 +175,12 @@ def device_of(model: Model) -> torch.device | None:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return None
+
+
+def is_stochastic(model: Model) -> bool:
+    """Whether two calls of the model on the same images may differ, as far as it says (``model.stochastic``)."""
+    inner = getattr(model, "model", None)
+    return bool(getattr(model, "stochastic", False) or getattr(inner, "stochastic", False))
 
 
 def _first(mask: Tensor) -> int:

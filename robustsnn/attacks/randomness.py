@@ -23,11 +23,15 @@ def per_image(images: Tensor, seed: int, stream: int, draw: Callable[..., Tensor
         stream: tells apart several draws for the same image.
         draw: ``torch.rand`` (uniform on [0, 1)) or ``torch.randn``.
     """
-    contents = images.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
     numbers = torch.empty(images.shape, dtype=images.dtype)
-    key = hashlib.blake2b(f"{seed}:{stream}".encode()).digest()
-    for index, content in enumerate(contents):
-        digest = hashlib.blake2b(content.tobytes(), digest_size=8, key=key).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    for index, generator in enumerate(generators(images, seed, stream)):
         numbers[index] = draw(images.shape[1:], generator=generator, dtype=images.dtype)
     return numbers.to(images.device)
+
+
+def generators(images: Tensor, seed: int, stream: int) -> list[torch.Generator]:
+    """One CPU generator for each image, seeded as in `per_image`: for attacks that draw again at every step."""
+    contents = images.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
+    key = hashlib.blake2b(f"{seed}:{stream}".encode()).digest()
+    digests = (hashlib.blake2b(content.tobytes(), digest_size=8, key=key).digest() for content in contents)
+    return [torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1) for digest in digests]

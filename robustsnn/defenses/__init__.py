@@ -1,5 +1,6 @@
 """Training: objectives that make a network robust, and the trainer that minimises them."""
 
+from robustsnn.defenses.adversarial_training import AT
 from robustsnn.defenses.cross_entropy import CrossEntropy
 from robustsnn.defenses.fresh import build_model
 from robustsnn.defenses.objective import Batch, Loss, Objective
@@ -11,6 +12,7 @@ from robustsnn.defenses.trainer import TrainResult, train
 from robustsnn.defenses.training_log import EpochRecord
 
 __all__ = [
+    "AT",
     "OBJECTIVES",
     "SR",
     "Batch",

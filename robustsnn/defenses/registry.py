@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from robustsnn.defenses.adversarial_training import AT
 from robustsnn.defenses.cross_entropy import CrossEntropy
 from robustsnn.defenses.objective import Objective
 from robustsnn.defenses.sparse_gradient import SR
@@ -22,6 +23,7 @@ class Entry:
 
 OBJECTIVES: dict[str, Entry] = {
     "ce": Entry(CrossEntropy, "plain training: cross entropy"),
+    "at": Entry(AT, "adversarial training (Madry et al., ICLR 2018): eps, steps, alpha, random_start"),
     "sr": Entry(SR, "sparse-gradient regularisation (Liu et al., ICML 2024): lam, h, norm"),
 }
 

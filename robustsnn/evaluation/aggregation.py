@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from robustsnn.attacks.registry import ATTACKS
+from robustsnn.attacks.registry import attack_entry
 from robustsnn.evaluation.config import CLEAN, AttackConfig, BenchmarkConfig, GradientConfig, label_of
 from robustsnn.evaluation.measurement import Job, jobs_of
 from robustsnn.evaluation.statistics import paired_difference, rate, summary
@@ -96,8 +96,8 @@ def warnings_of(models: Sequence[dict[str, Any]], config: BenchmarkConfig) -> li
 
 
 def is_noise(attack: AttackConfig) -> bool:
-    """Whether the attack consults no gradient."""
-    return getattr(ATTACKS[attack.name], "family", "adversarial") == "noise"
+    """Whether the attack is random noise."""
+    return attack_entry(attack.name).family == "noise"
 
 
 def _rows_of(rows: Rows, job: Job) -> Rows:
@@ -135,13 +135,23 @@ def _attack_entry(job: Job, rows: Rows, right: np.ndarray, config: BenchmarkConf
         "mean_l2": float(rows["l2"][perturbed].mean()),
         "seconds": float(rows["seconds"].sum()),
         "settings": dict(job.attack.params),
+        **{name: float(rows[name].mean()) for name in ("forwards", "backwards")},
+        **{name: round(float(rows[name].sum())) for name in ("zero_gradients", "bad_gradients")},
+        "members": _members(rows, fooled),
     }
+
+
+def _members(rows: Rows, fooled: np.ndarray) -> list[dict[str, Any]]:
+    """How many verified successes each member of an ensemble has, in falling order."""
+    names, counts = np.unique(rows["by"][fooled & (rows["by"] != "")], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return [{"member": str(names[i]), "count": int(counts[i])} for i in order]
 
 
 def _gap_entry(eps: float, complete: list[tuple[Job, Rows]], config: BenchmarkConfig) -> dict[str, Any] | None:
     here = [(job, own["correct"]) for job, own in complete if job.attack is not None and job.eps == eps]
-    noises = [(job.attack_label, correct) for job, correct in here if job.rule is None]
-    attacks = [correct for job, correct in here if job.rule is not None]
+    noises = [(job.attack_label, correct) for job, correct in here if job.attack and is_noise(job.attack)]
+    attacks = [correct for job, correct in here if job.attack and not is_noise(job.attack)]
     if not noises or not attacks:
         return None
     worst_noise, random = min(noises, key=lambda noise: noise[1].sum())
@@ -177,13 +187,15 @@ def _attack_warnings(model: dict[str, Any], config: BenchmarkConfig) -> list[str
         where = f"{model['title']}, {entry['title']} at eps {entry['eps']:.4g}"
         if entry["illegal"]:
             found.append(f"{where}: {entry['illegal']} examples left the ball and were not counted")
+        if entry["bad_gradients"]:
+            found.append(f"{where}: {entry['bad_gradients']} gradients held NaN or infinity and were taken as 0")
         if entry["family"] == "adversarial" and lost > max(1, 0.01 * entry["accuracy"]["n"]):
             found.append(f"{where}: {lost} claimed successes did not fool the untouched model")
     one_step = {(e["rule"], e["eps"]): e["accuracy"]["count"] for e in attacks if e["attack"] == "fgsm"}
     for entry in attacks:
         count, n = entry["accuracy"]["count"], entry["accuracy"]["n"]
         fgsm = one_step.get((entry["rule"], entry["eps"]))
-        if entry["attack"] in ("pgd", "apgd-ce") and fgsm is not None and count > fgsm + 0.01 * n:
+        if attack_entry(entry["attack"]).iterative and fgsm is not None and count > fgsm + 0.01 * n:
             found.append(
                 f"{model['title']}: {entry['title']} is weaker than one step at eps {entry['eps']:.4g} through "
                 f"{entry['rule']} ({count} against {fgsm} of {n} left standing); the gradient misleads"

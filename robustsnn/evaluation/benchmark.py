@@ -15,14 +15,26 @@ import numpy as np
 import torch
 
 import robustsnn
+from robustsnn.attacks.ensemble import PRESETS
 from robustsnn.datasets import ImageDataset, Split, load
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.aggregation import attack_results, columns_of, gradient_results, is_noise, warnings_of
+from robustsnn.evaluation.checks import assess, checks_from_rows, section
+from robustsnn.evaluation.comparisons import comparisons
 from robustsnn.evaluation.config import BenchmarkConfig, ModelConfig, RuleConfig, label_of
 from robustsnn.evaluation.conversion_curve import conversion_curve
 from robustsnn.evaluation.examples import example_images
+from robustsnn.evaluation.factory import factory_hash
 from robustsnn.evaluation.identity import content_hash, file_hash
-from robustsnn.evaluation.measurement import Job, attack_of, gradient_key, jobs_of, measure, measure_gradients
+from robustsnn.evaluation.measurement import (
+    Job,
+    attack_of,
+    checks_key,
+    gradient_key,
+    jobs_of,
+    measure,
+    measure_gradients,
+)
 from robustsnn.evaluation.preparation import Prepared, check_model, prepare
 from robustsnn.evaluation.progress import Progress
 from robustsnn.evaluation.store import RunFolder, delete_run
@@ -117,6 +129,7 @@ class _Run:
         identity["version"] = robustsnn.__version__
         identity["data"]["content"] = content_hash(dataset.train, test)
         identity["checkpoints"] = {m.name: file_hash(m.checkpoint) for m in config.models if m.checkpoint}
+        identity["factories"] = {m.name: factory_hash(m.factory) for m in config.models if m.factory}
         if fresh:
             _delete_run(out, config)
         folder = RunFolder(out, identity)
@@ -139,13 +152,16 @@ class _Run:
         """Write what there is."""
         results, config = self.results, self.config
         if complete:
-            keys = [job.key(b) for m in config.models for job in jobs_of(m.name, config) for b in self._batches()]
+            keys = [key for model in config.models for key in self._keys(model)]
             self.folder.write_table("samples.parquet", self.folder.read(keys))
             gradients = self.folder.read(
                 [key for m in config.models for rule in config.rules for key in self._gradient_keys(m.name, rule)]
             )
             if gradients.num_rows:
                 self.folder.write_table("gradients.parquet", gradients)
+            rows = {m.name: columns_of(self.folder.read(self._keys(m))) for m in config.models}
+            names = {label_of(attack): attack.name for attack in (*config.attacks, *config.noises)}
+            results["comparisons"] = comparisons(rows, config.eps, names)
             results["finished"] = _now()
         results["complete"] = complete
         results["seconds"] = self.seconds_before + time.perf_counter() - self.started
@@ -161,6 +177,9 @@ class _Run:
         last = min(first + self.config.batch_size, n)
         images, labels = self.test.batch(slice(first, last))
         return images.to(self.config.device), labels.to(self.config.device), first
+
+    def _keys(self, model: ModelConfig) -> list[str]:
+        return [job.key(batch) for job in jobs_of(model.name, self.config) for batch in self._batches()]
 
     @property
     def _n_gradients(self) -> int:
@@ -191,17 +210,16 @@ class _Run:
                     )
 
     def _describe(self, entry: ModelConfig, prepared: Prepared) -> dict[str, Any]:
-        config = self.config
-        keys = [job.key(batch) for job in jobs_of(entry.name, config) for batch in self._batches()]
-        rows = columns_of(self.folder.read(keys))
+        config, spec = self.config, prepared.spec
+        rows = columns_of(self.folder.read(self._keys(entry)))
         description = {
             "name": entry.name,
             "title": entry.title or entry.name,
-            "kind": "converted" if isinstance(prepared.spec.neuron, ScaledIFSpec) else "snn",
+            "kind": "converted" if spec is not None and isinstance(spec.neuron, ScaledIFSpec) else "snn",
             "parameters": sum(p.numel() for p in prepared.model.parameters()),
             "time_steps": prepared.model.time_steps,
-            "description": f"{prepared.spec.architecture}, {prepared.spec.neuron.kind} neurons, {prepared.spec.encoder} coding",
-            "spec": prepared.spec.model_dump(mode="json"),
+            "description": _description(prepared),
+            "spec": spec.model_dump(mode="json") if spec is not None else None,
             "training": prepared.record,
             **attack_results(rows, config, entry.name, len(self.test)),
             "gradients": [],
@@ -211,8 +229,35 @@ class _Run:
             study = gradient_results(rows_of_rule, config.gradients)
             if study is not None:
                 description["gradients"].append({"rule": label_of(rule)} | study)
+        description["checks"] = self._checks(entry, prepared, rows)
         self._examples(entry.name, prepared, rows)
         return description
+
+    def _checks(self, entry: ModelConfig, prepared: Prepared, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The checks of the evaluation of one model, from its rows and by probing it; kept, as batches are."""
+        config, key = self.config, checks_key(entry.name)
+        if not self.folder.has(key):
+            self.progress.start(f"check {entry.name}", 1.0)
+            names = {label_of(attack): attack.name for attack in (*config.attacks, *config.noises)}
+            if config.checks.n_images:
+                images, labels = self.test.batch(slice(config.checks.n_images))
+                found = assess(
+                    prepared.model,
+                    images.to(config.device),
+                    labels.to(config.device),
+                    rows,
+                    rules={label_of(rule): build_rule(rule.name, **rule.params) for rule in config.rules},
+                    names=names,
+                    norm=config.norm,
+                    seed=config.seed,
+                    steps=max([int(attack.params.get("steps", 10)) for attack in config.attacks], default=10),
+                    n_images=config.checks.n_images,
+                )
+            else:
+                found = section(checks_from_rows(rows, names))
+            self.folder.write(key, {"checks": [json.dumps(found, allow_nan=False)]})
+            self.progress.advance(1.0)
+        return json.loads(self.folder.read([key])["checks"][0].as_py())  # type: ignore[no-any-return]
 
     def _examples(self, name: str, prepared: Prepared, rows: dict[str, np.ndarray]) -> None:
         shown = example_images(name, prepared.model, self.test, rows, self.config)
@@ -236,11 +281,21 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     write_atomic(path, buffer.getvalue())
 
 
+def _description(prepared: Prepared) -> str:
+    if prepared.spec is None:
+        return f"{prepared.record['factory']}, {type(prepared.model.net).__name__}, layout {prepared.model.layout}"
+    return f"{prepared.spec.architecture}, {prepared.spec.neuron.kind} neurons, {prepared.spec.encoder} coding"
+
+
 def _weight(job: Job) -> float:
     """Forward passes that a job takes for one image, for the estimate of the time left."""
-    if job.rule is None or job.attack is None:
+    if job.attack is None or is_noise(job.attack):
         return 2.0
-    return 2.0 + 3.0 * float(job.attack.params.get("steps", 1)) * float(job.attack.params.get("n_restarts", 1))
+    ensemble = job.attack.name.removeprefix("ensemble-")
+    steps = (
+        sum(member.steps for member in PRESETS[ensemble]) if ensemble in PRESETS else job.attack.params.get("steps", 1)
+    )
+    return 2.0 + 3.0 * float(steps) * float(job.attack.params.get("n_restarts", 1))
 
 
 def _header(config: BenchmarkConfig, dataset: ImageDataset, test: Split) -> dict[str, Any]:
@@ -265,6 +320,7 @@ def _header(config: BenchmarkConfig, dataset: ImageDataset, test: Split) -> dict
         },
         "models": [],
         "conversions": [],
+        "comparisons": [],
         "warnings": [],
     }
 

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from robustsnn.attacks.registry import attack_entry
 from robustsnn.defenses import TrainConfig
 from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.models import ActivationSpec, NeuronSpec
@@ -97,11 +98,14 @@ class ConversionConfig(_Strict):
 
 
 class ModelConfig(_Strict):
-    """One model of the comparison: trained by a recipe, or loaded from a checkpoint."""
+    """One model of the comparison: trained by a recipe, loaded from a checkpoint, or made by anybody's function."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
     title: str = ""
     checkpoint: str | None = Field(None, description="file of a trained model; the recipe below is then not used")
+    factory: str | None = Field(
+        None, description="FILE.py:FUNCTION or MODULE:FUNCTION that returns a SpikingClassifier; no recipe is used"
+    )
     architecture: str = "cnn"
     options: dict[str, Any] = Field(default_factory=dict)
     neuron: Neuron = NeuronSpec()
@@ -114,11 +118,24 @@ class ModelConfig(_Strict):
     training: TrainConfig = TrainConfig()
     conversion: ConversionConfig | None = Field(None, description="convert the trained ANN and measure the SNN")
 
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelConfig:
+        if self.factory is not None and (self.checkpoint is not None or self.conversion is not None):
+            raise ValueError(
+                "a model with a factory takes neither checkpoint nor conversion; the factory returns it ready"
+            )
+        return self
+
 
 class _Choice(_Strict):
-    name: Annotated[str, AfterValidator(str.lower)]
+    name: str
     title: str = ""
     params: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _key(cls, name: str) -> str:
+        return name if ":" in name else name.lower()  # other libraries' names tell capitals apart
 
     @field_validator("params")
     @classmethod
@@ -145,6 +162,14 @@ class GradientConfig(_Strict):
     draws: Annotated[int, Field(ge=1)] = 8
 
 
+class ChecksConfig(_Strict):
+    """The checks of the evaluation itself: can its numbers be trusted?"""
+
+    n_images: Annotated[int, Field(ge=0)] = Field(
+        48, description="first n test images that are probed; 0 for no probes"
+    )
+
+
 class BenchmarkConfig(_Strict):
     """A whole benchmark; `robustsnn benchmark --config FILE` reads one from YAML."""
 
@@ -154,8 +179,9 @@ class BenchmarkConfig(_Strict):
     attacks: tuple[AttackConfig, ...] = ()
     rules: tuple[RuleConfig, ...] = ()
     eps: Annotated[tuple[Radius, ...], AfterValidator(_filled)] = (8 / 255,)
-    norm: Literal["Linf", "L2"] = "Linf"
+    norm: Literal["Linf", "L2", "L1", "L0"] = "Linf"
     gradients: GradientConfig = GradientConfig()
+    checks: ChecksConfig = ChecksConfig()
     batch_size: Annotated[int, Field(ge=1)] = 256
     verify_draws: Annotated[int, Field(ge=1)] = Field(
         10, description="fresh draws whose mean logits decide for a stochastic encoder"
@@ -186,9 +212,17 @@ class BenchmarkConfig(_Strict):
 
     @model_validator(mode="after")
     def _differentiable(self) -> BenchmarkConfig:
-        if self.attacks and not self.rules:
+        if any(needs_rule(attack) for attack in self.attacks) and not self.rules:
             raise ValueError("attacks need a gradient rule; add `rules:` with at least one entry, such as name: bptt")
         return self
+
+
+def needs_rule(attack: AttackConfig) -> bool:
+    """Whether the attack differentiates the model through a rule of the benchmark's; unknown names are told later."""
+    try:
+        return attack_entry(attack.name).takes_rule
+    except RobustSNNError:
+        return True
 
 
 def label_of(entry: ModelConfig | AttackConfig | RuleConfig) -> str:

@@ -10,7 +10,7 @@ import torch
 from robustsnn.attacks.context import attacked
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.datasets import Split
-from robustsnn.evaluation.config import BenchmarkConfig
+from robustsnn.evaluation.config import BenchmarkConfig, needs_rule
 from robustsnn.evaluation.measurement import Job, attack_of
 from robustsnn.evaluation.verification import decide
 
@@ -26,8 +26,10 @@ def example_images(
     configuration through its first rule, at the second largest eps, recomputed (random numbers belong to images, so
     they are those of the run).
     """
-    if not (config.noises and config.attacks and config.rules and rows):
+    if not (config.noises and config.attacks and rows):
         return {}
+    attack = config.attacks[-1]
+    rule = config.rules[0] if needs_rule(attack) else None
     eps = config.eps[-2:][0]
     chosen = _different_classes(rows)
     if not len(chosen):
@@ -37,7 +39,7 @@ def example_images(
     model.encoder.reseed(config.seed)
     with attacked(model):
         noisy = attack_of(Job(name, config.noises[-1], None, eps), model, config)(images, labels)
-        adversarial = attack_of(Job(name, config.attacks[-1], config.rules[0], eps), model, config)(images, labels)
+        adversarial = attack_of(Job(name, attack, rule, eps), model, config)(images, labels)
         kinds = {"clean": images, "noise": noisy, "adversarial": adversarial}
         predictions = {kind: decide(model, x, config.verify_draws) for kind, x in kinds.items()}
     arrays = {f"{name}/{kind}": x.cpu().numpy() for kind, x in kinds.items()}

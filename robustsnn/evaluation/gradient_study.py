@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsnn.attacks.context import attacked
-from robustsnn.attacks.inputs import Model, check_gradient, check_logits
+from robustsnn.attacks.inputs import Model, check_logits, usable_gradient
 from robustsnn.attacks.randomness import per_image
 from robustsnn.encoding import Encoder
 
@@ -88,5 +88,5 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _gradient(values: Tensor, x: Tensor) -> Tensor:
     if not values.requires_grad:
-        return check_gradient(None)
-    return check_gradient(torch.autograd.grad(values.sum(), x, retain_graph=True, allow_unused=True)[0])
+        return usable_gradient(None)[0]
+    return usable_gradient(torch.autograd.grad(values.sum(), x, retain_graph=True, allow_unused=True)[0])[0]

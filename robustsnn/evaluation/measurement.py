@@ -14,8 +14,9 @@ from torch import Tensor
 from robustsnn.attacks import ImageAttack, build_attack
 from robustsnn.attacks.context import attacked
 from robustsnn.attacks.inputs import check_logits
+from robustsnn.attacks.work import Work
 from robustsnn.classifier import SpikingClassifier
-from robustsnn.evaluation.config import CLEAN, AttackConfig, BenchmarkConfig, RuleConfig, label_of
+from robustsnn.evaluation.config import CLEAN, AttackConfig, BenchmarkConfig, RuleConfig, label_of, needs_rule
 from robustsnn.evaluation.gradient_study import study_gradients
 from robustsnn.evaluation.verification import decide, is_legal
 from robustsnn.gradients import build_rule
@@ -54,6 +55,11 @@ def gradient_key(model: str, rule: RuleConfig, batch: int) -> str:
     return _file_name(model, None, label_of(rule), None, batch)
 
 
+def checks_key(model: str) -> str:
+    """File name of the checks of one model."""
+    return _file_name(model, "checks")
+
+
 def jobs_of(model: str, config: BenchmarkConfig) -> Iterator[Job]:
     """Everything that is measured on one model, the cheap things first."""
     yield Job(model)
@@ -61,7 +67,7 @@ def jobs_of(model: str, config: BenchmarkConfig) -> Iterator[Job]:
         for noise in config.noises:
             yield Job(model, noise, None, eps)
     for attack in config.attacks:
-        for rule in config.rules:
+        for rule in config.rules if needs_rule(attack) else (None,):
             for eps in config.eps:
                 yield Job(model, attack, rule, eps)
 
@@ -79,7 +85,9 @@ def measure(
     """Rows of one batch: one for each image, as columns.
 
     ``claimed`` says that the fast model is fooled, ``correct`` that the untouched one is not: a success is counted only
-    where the example is legal (in the ball and the bounds) and the plain, step-by-step model gets it wrong.
+    where the example is legal (in the ball and the bounds) and the plain, step-by-step model gets it wrong; in place
+    of an illegal one the image itself is judged. ``by`` names
+    the member of an ensemble that fooled the image. Passes, gradients and seconds are means over the batch.
 
     Args:
         job: what to measure.
@@ -95,6 +103,7 @@ def measure(
     model.encoder.reseed(_seed(config.seed, job, first))
     started = time.perf_counter()
     n = len(images)
+    work, by = Work(), [""] * n
     with attacked(model), torch.no_grad():
         if job.attack is None:
             changed, legal = images, torch.ones(n, dtype=torch.bool)
@@ -102,16 +111,18 @@ def measure(
             attack = attack_of(job, model, config)
             changed = attack(images, labels)
             legal = is_legal(changed, images, attack.ball).cpu()
-        logits = model(changed)
+            work, by = attack.work, list(getattr(attack, "fooled_by", by))
+        judged = torch.where(legal.to(images.device).view(-1, *[1] * (images.dim() - 1)), changed, images)
+        logits = model(judged)
         check_logits(logits, labels)
         predicted = logits.argmax(1)
         claimed = predicted != labels
         doubtful = torch.ones_like(claimed) if model.stochastic or job.attack is None else claimed
         if doubtful.any():
-            predicted[doubtful] = decide(model, changed[doubtful], config.verify_draws)
+            predicted[doubtful] = decide(model, judged[doubtful], config.verify_draws)
     seconds = time.perf_counter() - started
     delta = (changed - images).flatten(1)
-    correct = (predicted == labels).cpu() | ~legal
+    correct = (predicted == labels).cpu()
     return {
         "image": list(range(first, first + n)),
         "label": labels.tolist(),
@@ -127,6 +138,11 @@ def measure(
         "linf": delta.abs().amax(1).double().tolist(),
         "l2": torch.linalg.vector_norm(delta, dim=1).double().tolist(),
         "seconds": [seconds / n] * n,
+        "forwards": [work.forwards / n] * n,
+        "backwards": [work.backwards / n] * n,
+        "zero_gradients": [work.zero_gradients / n] * n,
+        "bad_gradients": [work.bad_gradients / n] * n,
+        "by": by,
     }
 
 

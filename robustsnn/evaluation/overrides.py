@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robustsnn.attacks.registry import ATTACKS
+from robustsnn.attacks.registry import attack_entry
 from robustsnn.checkpoint import load_checkpoint
-from robustsnn.errors import RobustSNNError, UnknownNameError
+from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.config import BenchmarkConfig, parse_config, parse_eps
+from robustsnn.evaluation.factory import is_factory, made_by
 from robustsnn.evaluation.presets import main_job
+from robustsnn.gradients.support import takes_rules
 from robustsnn.models import ActivationSpec, ModelSpec
 
-_ITERATIVE = ("pgd", "apgd-ce")
+_RADII = {"L2": (0.25, 0.5, 1.0, 2.0), "L1": (4.0, 8.0, 16.0, 32.0), "L0": (4.0, 16.0, 64.0)}
+"""Radii where none are given, in the norms for which the data sets' presets have none."""
 
 
 def with_data(config: BenchmarkConfig, **changes: Any) -> BenchmarkConfig:
@@ -59,8 +62,8 @@ def evaluation_of(
     Raises:
         RobustSNNError: a checkpoint that cannot be read, an unknown name, a bad number.
     """
-    loaded = {path: load_checkpoint(path) for path in checkpoints}
-    trained_on = {str(found.record.get("dataset", "digits")) for found in loaded.values()}
+    loaded = {path: None if is_factory(path) else load_checkpoint(path) for path in checkpoints}
+    trained_on = {str(found.record.get("dataset", "digits")) for found in loaded.values() if found} or {"digits"}
     if dataset is None and len(trained_on) > 1:
         raise RobustSNNError(
             f"the models were trained on different data sets ({', '.join(sorted(trained_on))}); give --dataset"
@@ -75,16 +78,23 @@ def evaluation_of(
         "n_test": preset.data.n_test if n_test is None else n_test,
     }
     names = _names(list(loaded))
-    content["models"] = [_entry(name, path, loaded[path].spec, time_steps) for name, path in zip(names, loaded)]
+    content["models"] = [
+        {"name": name, "factory": path} if found is None else _entry(name, path, found.spec, time_steps)
+        for name, (path, found) in zip(names, loaded.items())
+    ]
     if attacks:
         _choose_attacks(content, attacks)
     if rules:
         content["rules"] = [{"name": rule, "title": rule.upper()} for rule in rules]
+    elif not all(takes_rules(made_by(path)) for path, found in loaded.items() if found is None):
+        content["rules"] = [{"name": "own", "title": "own"}]
     if eps:
         content["eps"] = [parse_eps(text) for text in eps]
+    elif norm in _RADII:
+        content["eps"] = list(_RADII[norm])
     if steps is not None:
         for attack in content["attacks"]:
-            if attack["name"] in _ITERATIVE:
+            if attack_entry(attack["name"]).iterative:
                 attack["params"]["steps"] = steps
                 attack["title"] = f"{attack['name'].upper()}-{steps}"
     return parse_config(content | {"norm": norm, "seed": seed, "device": device}, "evaluate")
@@ -123,10 +133,11 @@ def _entry(name: str, path: str, spec: ModelSpec, time_steps: int | None) -> dic
 
 def _choose_attacks(content: dict[str, Any], names: Sequence[str]) -> None:
     known = {attack["name"]: attack for attack in (*content["attacks"], *content["noises"])}
-    for name in names:
-        if name.lower() not in ATTACKS:
-            raise UnknownNameError("attack", name, ATTACKS)
-    chosen = [known.get(name.lower(), {"name": name.lower(), "title": name.upper(), "params": {}}) for name in names]
-    noisy = [a for a in chosen if ATTACKS[a["name"]].family == "noise"]  # type: ignore[attr-defined]
-    content["attacks"] = [a for a in chosen if a not in noisy]
-    content["noises"] = noisy or content["noises"]
+    entries = {name: attack_entry(name) for name in names}
+    chosen = {
+        name: known.get(name.lower(), {"name": name, "title": name if ":" in name else name.upper(), "params": {}})
+        for name in names
+    }
+    noises = [chosen[name] for name in names if entries[name].family == "noise"]
+    content["attacks"] = [chosen[name] for name in names if entries[name].family != "noise"]
+    content["noises"] = noises or content["noises"]

@@ -17,8 +17,10 @@ from robustsnn.datasets import ImageDataset
 from robustsnn.defenses import build_model, build_objective, train
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.config import ConversionConfig, ModelConfig
+from robustsnn.evaluation.factory import made_by
 from robustsnn.evaluation.progress import Progress
 from robustsnn.models import ModelSpec
+from robustsnn.selftest import self_test
 
 _CALIBRATION_IMAGES = 1000
 
@@ -29,13 +31,13 @@ class Prepared:
 
     Attributes:
         model: in eval mode on its device.
-        spec: what it is.
+        spec: what it is; None for a factory's.
         record: how it came to be: recipe, accuracy, seconds.
         ann: the ANN it was converted from, where it was.
     """
 
     model: SpikingClassifier
-    spec: ModelSpec
+    spec: ModelSpec | None
     record: dict[str, Any] = field(default_factory=dict)
     ann: nn.Module | None = None
 
@@ -61,6 +63,11 @@ def check_model(config: ModelConfig, dataset: ImageDataset) -> None:
     Raises:
         RobustSNNError: it cannot; says why.
     """
+    if config.factory is not None:
+        made = made_by(config.factory)
+        _check_one_pass(config.name, made, dataset)
+        self_test(made, *dataset.train.batch(slice(8))).raise_on_error()
+        return
     if config.checkpoint is not None:
         loaded = load_checkpoint(config.checkpoint)
         model, spec = loaded.model, loaded.spec
@@ -127,6 +134,8 @@ def prepare(config: ModelConfig, dataset: ImageDataset, folder: Path, device: st
         device: where to train and run.
         progress: told about epochs.
     """
+    if config.factory is not None:
+        return Prepared(made_by(config.factory).to(device).eval(), None, {"factory": config.factory})
     file = Path(config.checkpoint) if config.checkpoint else folder / "models" / f"{config.name}.safetensors"
     if config.checkpoint is None and not file.exists():
         model, record = train_model(config, dataset, folder / "training" / config.name, device, progress)

@@ -27,8 +27,7 @@ def decide(model: Model, images: Tensor, draws: int = 10) -> Tensor:
 
 def is_legal(adversarial: Tensor, images: Tensor, ball: Ball) -> Tensor:
     """Which images ``[N]`` are finite, within the bounds and within the ball (up to rounding, 1e-6)."""
-    delta = (adversarial - images).flatten(1)
-    size = delta.abs().amax(1) if ball.norm == "Linf" else torch.linalg.vector_norm(delta, dim=1)
+    size = ball.distance(adversarial, images)
     low, high = ball.bounds
     flat = adversarial.flatten(1)
     inside = (flat >= low - _TOLERANCE).all(1) & (flat <= high + _TOLERANCE).all(1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustsnn.gradients.base import RateRule
-from robustsnn.neurons.dynamics import Dynamics
+from robustsnn.gradients.rate import RateRule
+from robustsnn.neurons.tally import Tally
 
 
 class BPTR(RateRule):
@@ -13,11 +13,14 @@ class BPTR(RateRule):
 
     The published forward drops the leak when it attacks, and with it attacks another model; ours keeps the model's
     forward. The factor ``w`` of decay-input neurons, missing in published code, is included.
+
+    Args:
+        single_frame: see `RateRule`.
     """
 
-    def gain(self, dynamics: Dynamics, x_seq: Tensor, s_seq: Tensor) -> Tensor:
+    def gain(self, tally: Tally) -> Tensor:
         """``input_gain`` where the neuron fired at all, else 0."""
-        return (s_seq.amax(0) > 0).to(s_seq.dtype) * dynamics.input_gain
+        return tally.rate.sign() * tally.dynamics.input_gain
 
     def __repr__(self) -> str:
-        return "BPTR()" if self.single_frame else "BPTR(single_frame=False)"
+        return self._shown()

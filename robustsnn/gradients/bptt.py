@@ -41,11 +41,10 @@ class BPTT(TemporalRule):
         function = build_surrogate(surrogate, **parameters) if isinstance(surrogate, str) else surrogate
         self.surrogate = function
         self.detach_reset = detach_reset
-        self._slope = None if function is None else slope_of(function)
 
     def slope(self, node: neuron.BaseNode) -> Slope:
         """The rule's slope, or that of the neuron's own surrogate."""
-        return self._slope or slope_of(node.surrogate_function)
+        return slope_of(node.surrogate_function if self.surrogate is None else self.surrogate)
 
     def __repr__(self) -> str:
         return f"BPTT(surrogate={self.surrogate}, detach_reset={self.detach_reset})"

@@ -3,6 +3,7 @@
 from robustsnn.models.ann import AnnClassifier
 from robustsnn.models.model_spec import ModelSpec
 from robustsnn.models.neuron_spec import ActivationSpec, NeuronFactory, NeuronSpec, ScaledIFSpec
+from robustsnn.models.nir import from_nir
 from robustsnn.models.registry import ARCHITECTURES, build_network
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "NeuronSpec",
     "ScaledIFSpec",
     "build_network",
+    "from_nir",
 ]

@@ -7,23 +7,20 @@ their order are those of SpikingJelly's reference step, so spikes agree bit for 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from robustsnn.loops import compile_loop, run_loop
+from robustsnn.neurons import stepwise
 from robustsnn.neurons.dynamics import Dynamics
 from robustsnn.neurons.slopes import Slope
 
 _BLOCK = 2048
-_PARALLEL_FROM = 1 << 15
 
 
 _CHARGES = {("if", False): 0, ("lif", True): 1, ("lif", False): 2, ("plif", True): 3, ("plif", False): 4}
@@ -73,7 +70,59 @@ def _forward_loop(charge: int, soft: bool) -> Any:
                     else:
                         potential[i] = rest if fires else p
 
-    return _compile(loop)
+    return compile_loop(loop)
+
+
+@functools.cache
+def _tally_loop(charge: int, soft: bool, mean_current: bool, triangle: bool) -> Any:
+    def loop(x, v, s, currents, spikes, slopes, fresh, over, start, stop, c, theta, rest, init, a, b, steps, one, zero):  # type: ignore[no-untyped-def]
+        for first in range(start, stop, _BLOCK):
+            n = min(_BLOCK, stop - first)
+            potential = v[first : first + n]
+            fired = spikes[first : first + n]
+            current_sum = currents[first : first + n] if mean_current else fired
+            slope_sum = slopes[first : first + n] if triangle else fired
+            if fresh:
+                potential[:] = init
+                fired[:] = zero
+                current_sum[:] = zero
+                slope_sum[:] = zero
+            for t in range(s.shape[0]):
+                current = x[t if x.shape[0] > 1 else 0, first : first + n]
+                out = s[t, first : first + n]
+                for i in range(n):
+                    old = potential[i]
+                    if charge == 0:
+                        p = old + current[i]
+                    elif charge == 1:
+                        p = old + (current[i] - (old - rest)) / c
+                    elif charge == 2:
+                        p = old - (old - rest) / c + current[i]
+                    elif charge == 3:
+                        p = old + (current[i] - (old - rest)) * c
+                    else:
+                        p = old - (old - rest) * c + current[i]
+                    fires = p >= theta
+                    spike = one if fires else zero
+                    out[i] = spike
+                    fired[i] += spike
+                    if mean_current:
+                        current_sum[i] += current[i]
+                    if triangle:
+                        slope_sum[i] += max(a - b * abs(p - theta), zero)
+                    if soft:
+                        potential[i] = p - theta if fires else p
+                    else:
+                        potential[i] = rest if fires else p
+            if over:
+                for i in range(n):
+                    fired[i] /= steps
+                    if mean_current:
+                        current_sum[i] /= steps
+                    if triangle:
+                        slope_sum[i] /= steps
+
+    return compile_loop(loop)
 
 
 @functools.cache
@@ -127,30 +176,7 @@ def _backward_loop(shape: int, soft: bool, through_reset: bool) -> Any:
                     for i in range(n):
                         total[i] += out[i]
 
-    return _compile(loop)
-
-
-def _compile(loop: Callable[..., Any]) -> Any:
-    try:
-        return numba.njit(loop, nogil=True, error_model="numpy", cache=True)
-    except RuntimeError:  # no writable place for the cache
-        return numba.njit(loop, nogil=True, error_model="numpy")
-
-
-@functools.cache
-def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="robustsnn-neuron")
-
-
-def _run(loop: Any, size: int, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
-    threads = torch.get_num_threads() if size >= _PARALLEL_FROM else 1
-    cuts = [size * k // threads // 16 * 16 for k in range(threads)] + [size]
-    *others, own = itertools.pairwise(cuts)
-    pool = _pool(os.getpid(), threads)
-    tasks = [pool.submit(functools.partial(loop, *before, *span, *after)) for span in others]
-    loop(*before, *own, *after)
-    for task in tasks:
-        task.result()
+    return compile_loop(loop)
 
 
 def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
@@ -175,12 +201,45 @@ def forward(x_seq: Tensor, time_steps: int, v: Tensor, dynamics: Dynamics, keep:
         return s, m
     x, spikes = _arrays(x_seq, s)
     (before,) = _arrays(m) if m is not None else (np.empty((1, 0), x.dtype),)
-    kind = dynamics.kind
-    constant = dynamics.tau if kind == "lif" else dynamics.rate
-    scalars = _scalars(x_seq.dtype, constant, dynamics.v_threshold, dynamics.rest, 1, 0)
-    loop = _forward_loop(_CHARGES[kind, dynamics.decay_input and kind != "if"], dynamics.soft_reset)
-    _run(loop, x.shape[1], (x, v.view(-1).numpy(), before, spikes, keep), scalars)
+    scalars = _scalars(x_seq.dtype, _charge_constant(dynamics), dynamics.v_threshold, dynamics.rest, 1, 0)
+    loop = _forward_loop(_charge_code(dynamics), dynamics.soft_reset)
+    run_loop(loop, x.shape[1], (x, v.view(-1).numpy(), before, spikes, keep), scalars)
     return s, m
+
+
+def tally(
+    x_seq: Tensor,
+    time_steps: int,
+    v: Tensor,
+    dynamics: Dynamics,
+    sums: list[Tensor],
+    slope: Slope | None,
+    fresh: bool,
+    divisor: int,
+) -> Tensor:
+    """As `stepwise.tally`, for contiguous tensors on the CPU; compiled for triangles, else the plain loop."""
+    triangle = slope is not None and slope.compiled is not None and slope.compiled[0] == "triangle"
+    if slope is not None and not triangle:
+        return stepwise.tally(x_seq, time_steps, v, dynamics, sums, slope, fresh, divisor)
+    s = x_seq.new_empty(time_steps, *x_seq.shape[1:])
+    if s.numel() == 0:
+        return s
+    x, spikes = _arrays(x_seq, s)
+    flat = [total.view(-1).numpy() for total in (v, *sums)]
+    constants = _SLOPES["triangle"][1](slope.compiled[1]) if slope is not None and slope.compiled else (0.0, 0.0)
+    numbers = (dynamics.v_threshold, dynamics.rest, dynamics.v_init, *constants, divisor, 1, 0)
+    scalars = _scalars(x_seq.dtype, _charge_constant(dynamics), *numbers)
+    loop = _tally_loop(_charge_code(dynamics), dynamics.soft_reset, sums[0].numel() > 0, triangle)
+    run_loop(loop, x.shape[1], (x, flat[0], spikes, *flat[1:], fresh, divisor > 0), scalars)
+    return s
+
+
+def _charge_code(dynamics: Dynamics) -> int:
+    return _CHARGES[dynamics.kind, dynamics.decay_input and dynamics.kind != "if"]
+
+
+def _charge_constant(dynamics: Dynamics) -> float | Tensor:
+    return dynamics.tau if dynamics.kind == "lif" else dynamics.rate
 
 
 def backward(
@@ -202,5 +261,5 @@ def backward(
         m.dtype, dynamics.leak, dynamics.input_gain, dynamics.v_threshold, dynamics.rest, *constants, 1, 0
     )
     loop = _backward_loop(shape, dynamics.soft_reset, through_reset)
-    _run(loop, g.shape[1], (g, before, psi, grad_x, adjoint.view(-1).numpy()), scalars)
+    run_loop(loop, g.shape[1], (g, before, psi, grad_x, adjoint.view(-1).numpy()), scalars)
     return dx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -76,17 +77,25 @@ class _MultiStep(torch.autograd.Function):
         through_reset: bool,
         loops: ModuleType,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        x_seq = x_seq.contiguous()
-        start = torch.full_like(x_seq[0], dynamics.v_init) if v is None else v.detach().clone().contiguous()
         keep = any(ctx.needs_input_grad)
-        initial = start.clone() if ctx.needs_input_grad[2] else None
+        order = _order_in_memory(x_seq, slope)
+        x_seq = x_seq.permute(order.inward).contiguous()
+        start = torch.full_like(x_seq[0], dynamics.v_init)
+        if v is not None:
+            start.copy_(v.detach().permute(order.state_inward))
+        initial = start.clone().permute(order.state_outward) if ctx.needs_input_grad[2] else None
         s, m = loops.forward(x_seq, steps, start, dynamics, keep)
+        if m is not None:
+            m = m.permute(order.outward)
         if keep:
+            assert m is not None
+            if slope.observe is not None:
+                slope = slope.observe(m - dynamics.v_threshold)
             ctx.save_for_backward(m, *([initial] if initial is not None else []))
             ctx.dynamics, ctx.slope, ctx.through_reset, ctx.loops = dynamics, slope, through_reset, loops
-            ctx.static = len(x_seq) == 1 and steps > 1
+            ctx.static, ctx.order = len(x_seq) == 1 and steps > 1, order
             ctx.set_materialize_grads(False)
-        return s, start, m
+        return s.permute(order.outward), start.permute(order.state_outward), m
 
     @staticmethod
     def backward(ctx: Any, grad_s: Tensor | None, grad_v: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
@@ -101,17 +110,51 @@ class _MultiStep(torch.autograd.Function):
     def _gradients(ctx: Any, grad_s: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
         m, *initial = ctx.saved_tensors
         dynamics: Dynamics = ctx.dynamics
-        grad_s = torch.zeros_like(m) if grad_s is None else grad_s.contiguous()
-        adjoint = torch.zeros_like(m[0]) if grad_v is None else grad_v.contiguous().clone()
+        order: _Order = ctx.order
+        potentials = m.permute(order.inward)
+        grad_s = torch.zeros_like(potentials) if grad_s is None else grad_s.permute(order.inward).contiguous()
+        adjoint = torch.zeros_like(potentials[0])
+        if grad_v is not None:
+            adjoint.copy_(grad_v.permute(order.state_inward))
         static = ctx.static and not initial
-        dx = ctx.loops.backward(grad_s, m, adjoint, dynamics, ctx.slope, ctx.through_reset, static)
+        dx = ctx.loops.backward(grad_s, potentials, adjoint, dynamics, ctx.slope, ctx.through_reset, static)
+        dx = dx.permute(order.outward)
         dw = None
         if initial:
             dw = _gradient_of_w(dx, m, initial[0], dynamics)
             if ctx.static:
                 dx = dx.sum(0, keepdim=True)
-        dv = adjoint if ctx.needs_input_grad[1] else None
+        dv = adjoint.permute(order.state_outward) if ctx.needs_input_grad[1] else None
         return dx if ctx.needs_input_grad[0] else None, dv, dw
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The order of axes in which a sequence ``[T, N, ...]`` lies in memory, and back; time and batch stay in front."""
+
+    inward: tuple[int, ...]
+
+    @property
+    def outward(self) -> tuple[int, ...]:
+        return tuple(self.inward.index(axis) for axis in range(len(self.inward)))
+
+    @property
+    def state_inward(self) -> tuple[int, ...]:
+        """The same for tensors without time, ``[N, ...]``."""
+        return tuple(axis - 1 for axis in self.inward[1:])
+
+    @property
+    def state_outward(self) -> tuple[int, ...]:
+        return tuple(axis - 1 for axis in self.outward[1:])
+
+
+def _order_in_memory(x_seq: Tensor, slope: Slope) -> _Order:
+    """Neurons are independent, so channels-last tensors need no copy; slopes of one's own see the axes as they are."""
+    axes = range(x_seq.dim())
+    if slope.compiled is None or slope.observe is not None or x_seq.is_contiguous():
+        return _Order(tuple(axes))
+    strides = x_seq.stride()
+    return _Order((*axes[:2], *sorted(axes[2:], key=lambda axis: -strides[axis])))
 
 
 class _Final(torch.autograd.Function):

@@ -25,10 +25,13 @@ class Slope:
 
     ``function`` maps ``u`` of shape ``[T, N, ...]`` to slopes of the same shape; entry ``t`` may use ``u[:t+1]`` only.
     ``compiled`` names a shape (with its sharpness ``alpha``) that the CPU loops evaluate themselves.
+    ``observe`` is for slopes that learn from every forward pass with a graph: called with that pass's ``u``, it gives the
+    slope to use in its backward.
     """
 
     function: Callable[[Tensor], Tensor]
     compiled: tuple[str, float] | None = None
+    observe: Callable[[Tensor], Slope] | None = None
 
     def __call__(self, u: Tensor) -> Tensor:
         """Slopes at ``u``, detached."""

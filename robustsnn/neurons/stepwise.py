@@ -46,6 +46,54 @@ def forward(x_seq: Tensor, time_steps: int, v: Tensor, dynamics: Dynamics, keep:
     return s, m
 
 
+def tally(
+    x_seq: Tensor,
+    time_steps: int,
+    v: Tensor,
+    dynamics: Dynamics,
+    sums: list[Tensor],
+    slope: Slope | None,
+    fresh: bool,
+    divisor: int,
+) -> Tensor:
+    """As `forward`, and add to ``sums`` what each step gives.
+
+    Args:
+        x_seq: as in `forward`.
+        time_steps: as in `forward`.
+        v: as in `forward`.
+        dynamics: as in `forward`.
+        sums: of the currents (empty where they are not wanted), of the spikes, and of the slopes where there is one.
+        slope: whose values are added up, or None.
+        fresh: whether to start from ``dynamics.v_init`` and 0, whatever ``v`` and ``sums`` hold.
+        divisor: of the sums at the end; 0 to leave them.
+
+    Returns:
+        spikes ``[T, N, ...]``.
+    """
+    current, spikes, slopes = sums
+    if fresh:
+        v.fill_(dynamics.v_init)
+        for total in sums:
+            total.zero_()
+    s = x_seq.new_empty(time_steps, *x_seq.shape[1:])
+    for t in range(time_steps):
+        x = x_seq[t if len(x_seq) > 1 else 0]
+        p = charge(v, x, dynamics)
+        fires = p >= dynamics.v_threshold
+        s[t] = fires
+        spikes += s[t]
+        if current.numel():
+            current += x
+        if slope is not None:
+            slopes += slope((p - dynamics.v_threshold)[None])[0]
+        v.copy_(torch.where(fires, p - dynamics.v_threshold if dynamics.v_reset is None else dynamics.rest, p))
+    if divisor:
+        for total in sums:
+            total /= divisor
+    return s
+
+
 def backward(
     grad_s: Tensor, m: Tensor, adjoint: Tensor, dynamics: Dynamics, slope: Slope, through_reset: bool, static: bool
 ) -> Tensor:

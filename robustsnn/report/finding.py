@@ -22,12 +22,13 @@ from robustsnn.report.selection import (
     strongest,
     successes,
 )
+from robustsnn.report.trust import comparison_of, format_p, trust_sentence
 
 
 def finding(results: Results) -> list[str]:
     """Return one to three sentences: the gap of the first model, the models compared, and how far to trust it."""
     blocks = main_blocks(results)
-    sentences = [_gap(results, blocks), _comparison(blocks) or _conversion(results), _trust(results)]
+    sentences = [_gap(results, blocks), _comparison(results, blocks) or _conversion(results), _trust(results)]
     return [sentence for sentence in sentences if sentence] or ["This run holds no attack results yet."]
 
 
@@ -94,7 +95,7 @@ def _attacker(model: dict[str, Any], row: MainRow, block: MainBlock) -> str:
     return "the worst case over all attacks"
 
 
-def _comparison(blocks: list[MainBlock]) -> str:
+def _comparison(results: Results, blocks: list[MainBlock]) -> str:
     def spread(block: MainBlock) -> float:
         values = [row.worst["value"] for row in block.rows if row.worst]
         return max(values) - min(values) if len(values) > 1 else -1.0
@@ -103,14 +104,32 @@ def _comparison(blocks: list[MainBlock]) -> str:
     if block is None or spread(block) < 0:
         return ""
     where = _at(block.eps)
-    rows = [(row.worst["value"], row.worst, shorten(row.title, 60)) for row in block.rows if row.worst]
-    (_, best, top), (_, worst, bottom) = max(rows, key=lambda r: r[0]), min(rows, key=lambda r: r[0])
+    rows = [(row.worst["value"], row.worst, row) for row in block.rows if row.worst]
+    (_, best, first), (_, worst, last) = max(rows, key=lambda r: r[0]), min(rows, key=lambda r: r[0])
+    top, bottom = shorten(first.title, 60), shorten(last.title, 60)
     if best["value"] == worst["value"]:
         return f"In the worst case at {where} all models keep {_with_interval(best)}."
     sentence = f"In the worst case at {where}, {top} keeps {_with_interval(best)} and {bottom} {_with_interval(worst)}"
-    if best["low"] <= worst["high"]:
+    paired = comparison_of(results, block.eps, first.model, last.model)
+    if paired:
+        sentence += f" (paired difference {_difference(paired, first.model)}, p {_p(paired)})"
+        if paired["difference"]["low"] <= 0 <= paired["difference"]["high"]:
+            sentence += ", which this run does not tell apart"
+    elif best["low"] <= worst["high"]:
         sentence += "; the intervals overlap, so this run does not tell them apart"
     return sentence + "."
+
+
+def _difference(entry: dict[str, Any], first: str) -> str:
+    found = entry["difference"]
+    if entry["a"] != first:
+        found = {"value": -found["value"], "low": -found["high"], "high": -found["low"]}
+    return f"{format_percent(found['value'])}\u00a0points {format_interval(found)}"
+
+
+def _p(entry: dict[str, Any]) -> str:
+    text = format_p(entry["p_value"])
+    return text if text.startswith("<") else f"= {text}"
 
 
 def _conversion(results: Results) -> str:
@@ -127,6 +146,10 @@ def _conversion(results: Results) -> str:
 
 
 def _trust(results: Results) -> str:
+    return f"{_confirmed(results)} {trust_sentence(results)}".strip()
+
+
+def _confirmed(results: Results) -> str:
     claimed, verified = successes(results)
     count = len(results["warnings"])
     remark = "" if not count else f" {count} warning{'s' if count > 1 else ''} below should be read first."

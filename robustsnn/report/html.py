@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from robustsnn.report.selection import (
     telling_budget,
 )
 from robustsnn.report.style import inline_svg, looks
+from robustsnn.report.trust import SIGNS, all_comparisons, format_p, model_comparisons, model_titles, trusts
 
 PAGE = "report.html"
 LABELS = {
@@ -81,7 +83,13 @@ def render(results: Results, examples: Examples | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.globals |= {name: getattr(formatting, name) for name in dir(formatting) if name.startswith("format_")}
-    environment.globals |= {"MISSING": MISSING, "title_of": title_of, "shorten": shorten}
+    environment.globals |= {
+        "MISSING": MISSING,
+        "title_of": title_of,
+        "shorten": shorten,
+        "format_p": format_p,
+        "code": code,
+    }
     environment.filters["plain"] = plain
     environment.finalize = _finalize
     telling = telling_budget(results)
@@ -96,6 +104,11 @@ def render(results: Results, examples: Examples | None = None) -> str:
         looks={name: f"--series-{i % 6}" for i, name in enumerate(looks(results))},
         norm=primary_norm(results),
         every_eps=[format_eps(eps) for eps in budgets(results)],
+        trusts=trusts(results),
+        signs=SIGNS,
+        titles=model_titles(results),
+        compared=model_comparisons(results),
+        all_compared=all_comparisons(results),
         telling=None if telling is None else format_eps(telling),
         attack_tables={model["name"]: list(attack_tables(model)) for model in results["models"]},
         claimed=claimed,
@@ -114,6 +127,12 @@ def render(results: Results, examples: Examples | None = None) -> str:
         environment=list(flatten(results["environment"])),
         attack_seconds=sum(formatting.finite(e.get("seconds")) or 0 for m in results["models"] for e in m["attacks"]),
     )
+
+
+def code(text: object) -> Markup:
+    """Return text as HTML in which parts between backticks are code."""
+    parts = re.split("`([^`]*)`", plain(text))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def attack_tables(model: Entry) -> Iterator[dict[str, Any]]:

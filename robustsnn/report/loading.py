@@ -19,6 +19,8 @@ from robustsnn.report.formatting import finite
 SCHEMA_VERSION = 1
 RESULTS = "results.json"
 EXAMPLES = "examples.npz"
+OVERALL = ("sound", "doubtful", "unreliable")
+VERDICTS = ("pass", "warn", "fail", "not run")
 
 Results = dict[str, Any]
 Examples = dict[str, npt.NDArray[Any]]
@@ -92,7 +94,7 @@ def checked(content: object, source: str = "these results") -> Results:
     check = _Check(source)
     for key in ("config", "environment", "dataset"):
         check.default(results, key, dict, "")
-    for key in ("models", "conversions", "warnings"):
+    for key in ("models", "conversions", "warnings", "comparisons"):
         check.default(results, key, list, "")
     results["dataset"] = {key: value for key, value in results["dataset"].items() if value is not None}
     check.default(results["dataset"], "image_shape", list, "dataset")
@@ -104,6 +106,8 @@ def checked(content: object, source: str = "these results") -> Results:
         raise RobustSNNError(f"{source} is malformed: two models have the same name.")
     for i, conversion in enumerate(results["conversions"]):
         check.conversion(conversion, f"conversions[{i}]")
+    for i, comparison in enumerate(results["comparisons"]):
+        check.comparison(comparison, f"comparisons[{i}]")
     return results
 
 
@@ -130,6 +134,14 @@ class _Check:
             if not isinstance(value.get(name), str) or not value[name]:
                 raise self.fail(f"{where}.{name}", "a name")
         return value
+
+    def one_of(self, parent: dict[str, Any], key: str, where: str, known: tuple[str, ...]) -> None:
+        if parent.get(key) not in known:
+            raise self.fail(f"{where}.{key}", f"one of {', '.join(known)}")
+
+    def text(self, parent: dict[str, Any], key: str, where: str) -> None:
+        if not isinstance(parent.setdefault(key, ""), str):
+            raise self.fail(f"{where}.{key}", "a text")
 
     def numbers(self, value: object, where: str, *keys: str) -> None:
         fields = self.entry(value, where)
@@ -161,6 +173,33 @@ class _Check:
         self.each(model, "attacks", where, self.attack)
         self.each(model, "gap", where, self.gap)
         self.each(model, "gradients", where, self.gradients)
+        self.checks(model.setdefault("checks", None), f"{where}.checks")
+
+    def checks(self, value: object, where: str) -> None:
+        if value is None:
+            return
+        checks = self.entry(value, where)
+        self.one_of(checks, "verdict", where, OVERALL)
+        self.text(checks, "weakest", where)
+        self.each(checks, "checks", where, self.check)
+
+    def check(self, value: object, where: str) -> None:
+        check = self.entry(value, where, "name", "title")
+        self.one_of(check, "verdict", where, VERDICTS)
+        self.text(check, "evidence", where)
+        self.text(check, "advice", where)
+        self.default(check, "images", list, where)
+        self.default(check, "numbers", dict, where)
+
+    def comparison(self, value: object, where: str) -> None:
+        comparison = self.entry(value, where, "what", "a", "b")
+        self.numbers(comparison, where, "eps")
+        if not isinstance(comparison.setdefault("model", None), str | None):
+            raise self.fail(f"{where}.model", "a name or null")
+        comparison.setdefault("difference", None)
+        self.numbers(comparison["difference"], f"{where}.difference", "value", "low", "high", "n")
+        for key in ("accuracy_a", "accuracy_b", "p_value", "p_holm"):
+            comparison.setdefault(key, None)
 
     def attack(self, value: object, where: str) -> None:
         attack = self.entry(value, where, "attack", "family")

@@ -1,4 +1,4 @@
-"""A run in the terminal: one compact main table, the conversions over time, the gradients, and the warnings."""
+"""A run in the terminal: the main table, the models compared, whether to trust it, conversions, gradients, warnings."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from robustsnn.report.formatting import (
 )
 from robustsnn.report.loading import Results, checked
 from robustsnn.report.selection import MainBlock, main_blocks, main_columns
+from robustsnn.report.trust import SIGNS, STYLES, format_p, model_comparisons, model_titles, trusts
 
 
 def print_summary(results: Results, console: Console) -> None:
-    """Print the finding, the main table, the conversion table, the gradient table and the warnings.
+    """Print the finding, the main table, the comparison of models, the checks, the other tables and the warnings.
 
     Args:
         results: the contents of ``results.json``; parts that are missing are left out.
@@ -44,10 +45,13 @@ def print_summary(results: Results, console: Console) -> None:
     for block in main_blocks(results):
         console.print()
         console.print(main_table(results, block))
+    _print_below(console, comparison_table(results))
+    _print_below(console, trust_table(results))
+    for trust in trusts(results):
+        text = Text.assemble((f"{shorten(trust.title, 60)}: ", "bold"), trust.weakest)
+        console.print(Padding(text, (0, 0, 0, 2)))
     for table in (conversion_table(results), gradient_table(results)):
-        if table:
-            console.print()
-            console.print(table)
+        _print_below(console, table)
     for warning in results["warnings"]:
         console.print(Padding(Text(f"Warning: {plain(warning)}", style="yellow"), (1, 0, 0, 0)))
 
@@ -68,6 +72,47 @@ def main_table(results: Results, block: MainBlock) -> Table:
         cells = [_percent(rate) for rate in rates] + [gap, "/".join(str(n) for n in sorted(sizes)) or MISSING]
         table.add_row(_name(row.title), *cells)
     table.caption = "random: strongest noise; FGSM, PGD, APGD: worst rule; worst: per image over all attacks"
+    return table
+
+
+def comparison_table(results: Results) -> Table | None:
+    """Return the models compared in the worst case at the budget that says most, or None without comparisons."""
+    compared = model_comparisons(results)
+    if not compared:
+        return None
+    titles = model_titles(results)
+    table = _table(f"Models compared at ε = {format_eps(compared[0]['eps'])} (worst case, points)")
+    table.add_column("model", overflow="fold", min_width=10)
+    table.add_column("minus", overflow="fold", min_width=10)
+    for header in ("difference", "p", "p Holm", "n"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for entry in compared:
+        difference = entry["difference"]
+        table.add_row(
+            _name(titles.get(entry["a"], entry["a"])),
+            _name(titles.get(entry["b"], entry["b"])),
+            f"{format_percent(difference['value'])} {format_interval(difference)}",
+            format_p(entry["p_value"]),
+            format_p(entry["p_holm"]),
+            str(difference["n"]),
+        )
+    table.caption = "p: exact McNemar test of paired verdicts; Holm: corrected for the number of comparisons"
+    return table
+
+
+def trust_table(results: Results) -> Table | None:
+    """Return a row for each model: the verdict of its checks and how many passed; None without checks."""
+    found = trusts(results)
+    if not found:
+        return None
+    table = _table("Can these numbers be trusted?")
+    table.add_column("model", overflow="fold", min_width=10)
+    table.add_column("evaluation", no_wrap=True)
+    for header in SIGNS:
+        table.add_column(f"{SIGNS[header]} {header}", justify="right", no_wrap=True)
+    for trust in found:
+        verdict = Text(f"{trust.sign} {trust.verdict}", style=STYLES[trust.verdict])
+        table.add_row(_name(trust.title), verdict, *(str(trust.counts.get(name, 0)) for name in SIGNS))
     return table
 
 
@@ -126,6 +171,12 @@ def gradient_table(results: Results) -> Table | None:
 def middle(figure: Any) -> float | None:
     """Return the median of a summary, or the number itself."""
     return finite(figure.get("median")) if isinstance(figure, dict) else finite(figure)
+
+
+def _print_below(console: Console, table: Table | None) -> None:
+    if table:
+        console.print()
+        console.print(table)
 
 
 def _table(title: str) -> Table:

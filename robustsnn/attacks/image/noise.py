@@ -7,61 +7,55 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from robustsnn.attacks.image.ball import L2Ball
+from robustsnn.attacks.image.ball import LinfBall
 from robustsnn.attacks.image.base import ImageAttack
 from robustsnn.attacks.randomness import per_image
 
 
 class Noise(ImageAttack):
-    """One random draw for every image, those already misclassified included; the model is not consulted."""
+    """One random draw for every image, those already misclassified included; the model is not consulted.
+
+    In L2 and L1 the draw is scaled to length ``eps``; in L0 it moves ``eps`` random entries, times the range of values.
+    """
 
     family = "noise"
+    takes_gradient = False
 
     def perturb(self, x: Tensor, y: Tensor) -> Tensor:
         """The images plus noise, inside the ball and the bounds."""
-        return self.ball.project(x + self.draw(x), x)
+        return self.ball.noisy(x, self.draw(x), self.seed)
 
     @abstractmethod
     def draw(self, x: Tensor) -> Tensor:
-        """Noise of the shape of ``x``."""
-
-    def _scaled(self, unit: Tensor) -> Tensor:
-        """``eps`` times noise in [-1, 1] per pixel; in the L2 ball, noise of length ``eps``."""
-        if isinstance(self.ball, L2Ball):
-            return self.ball.eps * self.ball.direction(unit)
-        return self.ball.eps * unit
+        """Noise of the shape of ``x``, about 1 per entry; at most 1 in L-inf."""
 
 
 class UniformNoise(Noise):
-    """Every pixel moves by a uniform draw from [-eps, eps]; mean energy ``eps^2 / 3`` a pixel.
-
-    In the L2 norm the draw is scaled to length ``eps``.
-    """
+    """Every pixel moves by a uniform draw from [-eps, eps]; mean energy ``eps^2 / 3`` a pixel in L-inf."""
 
     def draw(self, x: Tensor) -> Tensor:
         """Uniform noise."""
-        return self._scaled(2 * per_image(x, self.seed, 1) - 1)
+        return 2 * per_image(x, self.seed, 1) - 1
 
 
 class SignNoise(Noise):
-    """Every pixel moves by +eps or -eps with equal chance (Rademacher): a random corner of the ball.
+    """Every pixel moves by +eps or -eps with equal chance (Rademacher): in L-inf a random corner of the ball.
 
-    Three times the energy of uniform noise, and the size of every sign attack's step. In the L2 norm the draw is scaled
-    to length ``eps``.
+    Three times the energy of uniform noise, and the size of every sign attack's step.
     """
 
     def draw(self, x: Tensor) -> Tensor:
         """Random signs."""
-        return self._scaled((per_image(x, self.seed, 2) >= 0.5).to(x.dtype) * 2 - 1)
+        return (per_image(x, self.seed, 2) >= 0.5).to(x.dtype) * 2 - 1
 
 
 class GaussianNoise(Noise):
     """Normal noise of standard deviation ``eps``, clipped to the ball (mean energy ``0.52 eps^2`` a pixel in L-inf).
 
-    In the L2 norm the draw is scaled to length ``eps``: uniform on the sphere.
+    In L2 it is uniform on the sphere.
     """
 
     def draw(self, x: Tensor) -> Tensor:
         """Normal noise."""
         noise = per_image(x, self.seed, 3, torch.randn)
-        return self._scaled(noise if isinstance(self.ball, L2Ball) else noise.clamp(-1, 1))
+        return noise.clamp(-1, 1) if isinstance(self.ball, LinfBall) else noise

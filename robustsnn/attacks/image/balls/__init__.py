@@ -1,0 +1,1 @@
+"""Norm balls cut by the pixel bounds, one file a norm."""
