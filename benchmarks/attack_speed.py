@@ -15,7 +15,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robustsnn.runtime import environment, prepare_process, tune_allocator
@@ -42,21 +42,22 @@ PLAN: tuple[int | str, ...] = (32, 32, "pool", 64, 64, "pool", 128, "pool")
 class Logits(nn.Module):
     """The wrapper that users of torchattacks write for a SpikingJelly network."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, time_steps: int = T) -> None:
         super().__init__()
         self.net = net
+        self.time_steps = time_steps
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean over time of the outputs."""
         functional.reset_net(self.net)
-        return self.net(x.unsqueeze(0).repeat(T, 1, 1, 1, 1)).mean(0)
+        return self.net(x.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)).mean(0)
 
 
-def vgg(kinds: object, node: Callable[[], nn.Module]) -> nn.Sequential:
+def vgg(kinds: object, node: Callable[[], nn.Module], plan: Sequence[int | str] = PLAN) -> nn.Sequential:
     """The network of the layers in ``kinds`` (torch.nn or SpikingJelly's ``layer``)."""
     layers: list[nn.Module] = []
     channels = 3
-    for entry in PLAN:
+    for entry in plan:
         if isinstance(entry, str):
             layers.append(kinds.AvgPool2d(2))
             continue
@@ -81,24 +82,24 @@ def made_up(n_train: int = 2000, n_test: int = 500) -> ImageDataset:
     return ImageDataset("made-up", split(n_train), split(n_test), 10, tuple(str(k) for k in range(10)))
 
 
-def trained(data: ImageDataset, images: int) -> nn.Module:
+def trained(data: ImageDataset, images: int, plan: Sequence[int | str] = PLAN) -> nn.Module:
     """The SpikingJelly network; its weights are learned in a robustsnn network, in one epoch at half of T."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        ours = vgg(nn, lambda: LIF(tau=2.0, surrogate_function=surrogate.ATan(), detach_reset=True))
+        ours = vgg(nn, lambda: LIF(tau=2.0, surrogate_function=surrogate.ATan(), detach_reset=True), plan)
     subset = Split(data.train.images[:images], data.train.labels[:images])
     config = TrainConfig(epochs=1, batch_size=32, lr=0.002, validation_fraction=0.0)
     train(SpikingClassifier(ours, TRAINING_T), subset, CrossEntropy(), config)
-    theirs = vgg(layer, lambda: neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(), detach_reset=True))
+    theirs = vgg(layer, lambda: neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(), detach_reset=True), plan)
     functional.set_step_mode(theirs, "m")
     theirs.load_state_dict(ours.state_dict())
     return theirs.eval()
 
 
-def recognised(net: nn.Module, images: Tensor, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def recognised(net: nn.Module, images: Tensor, labels: Tensor, n: int, time_steps: int = T) -> tuple[Tensor, Tensor]:
     """The first n images that the network gets right: those that it gets wrong would make leaving early look better."""
     found: list[Tensor] = []
-    model = SpikingClassifier(net, T).eval()
+    model = SpikingClassifier(net, time_steps).eval()
     for first in range(0, len(images), 32):
         right = model.reference(images[first : first + 32]).argmax(1) == labels[first : first + 32]
         found += (right.nonzero()[:, 0] + first).unbind()

@@ -23,7 +23,6 @@ from robustsnn.runtime import prepare_process, tune_allocator
 prepare_process()
 
 from robustsnn.attacks import ImageAttack, SpikingAutoAttack, build_attack  # noqa: E402
-from robustsnn.attacks.ensemble import PRESETS  # noqa: E402
 from robustsnn.checkpoint import load_checkpoint  # noqa: E402
 from robustsnn.classifier import SpikingClassifier  # noqa: E402
 from robustsnn.datasets import load  # noqa: E402
@@ -66,6 +65,7 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "MIX": ("mix", {}),
 }
 STEPS = 100
+SHOWN = ("quick", "standard")
 ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     f"PGD-{STEPS}": ("pgd", {}),
     f"APGD-CE-{STEPS}": ("apgd", {"loss": "ce"}),
@@ -121,7 +121,7 @@ def main() -> None:
     for name, eps in SETTINGS[options.setting]["eps"].items():
         model = load_checkpoint(folder / f"{name}.safetensors").model
         assert isinstance(model, SpikingClassifier)
-        cells = Cells(folder / f"{name}.json")
+        cells = Cells(folder / f"{name}-{options.n}.json")
         clean = decide(model, images) == labels
         cells.keep("clean", partial(dict, standing=clean.tolist()))
         for rule, (rule_name, rule_params) in RULES.items():
@@ -129,7 +129,7 @@ def main() -> None:
             for attack, (attack_name, params) in ATTACKS.items():
                 built = build_attack(attack_name, view, eps=eps, steps=STEPS, **params)
                 cells.keep(f"{attack} / {rule}", partial(run, built, model, images, labels, clean))
-        for preset in PRESETS:
+        for preset in SHOWN:
             ensemble = SpikingAutoAttack(model, eps=eps, preset=preset)
             cells.keep(f"ensemble {preset}", partial(run, ensemble, model, images, labels, clean))
         report(options.setting, name, eps, cells.found)
@@ -180,7 +180,7 @@ def report(setting: str, name: str, eps: float, found: dict[str, dict[str, Any]]
         print(f"| {rule} | {' | '.join(robust(f'{attack} / {rule}') for attack in ATTACKS)} |")
     singles = [f"{attack} / {rule}" for rule in RULES for attack in ATTACKS]
     print(f"| all {len(singles)} together | {robust(*singles)} |{' |' * (len(ATTACKS) - 1)}")
-    for preset in PRESETS:
+    for preset in SHOWN:
         seconds = found[f"ensemble {preset}"]["seconds"]
         print(f"| ensemble {preset} ({seconds:.0f} s) | {robust(f'ensemble {preset}')} |{' |' * (len(ATTACKS) - 1)}")
 

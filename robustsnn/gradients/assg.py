@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.errors import RobustSNNError
+from robustsnn.gradients.assg_loops import Law, sharpen
 from robustsnn.gradients.base import TemporalRule
 from robustsnn.gradients.parameters import positive, within
 from robustsnn.neurons.slopes import Slope
@@ -88,6 +88,7 @@ class ASSG(TemporalRule):
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < run.samples:
             raise RobustSNNError(f"ASSG: rows must be indices into the {run.samples} samples of the run, got {rows}")
         run.rows, run.update, run.once = rows, update, True
+        run.whole = torch.equal(rows, torch.arange(run.samples, device=rows.device))
 
     def differentiate(self, model: SpikingClassifier, frames: Tensor) -> Tensor:
         """Logits of the model, differentiated by this rule; the statistics are updated on the way."""
@@ -107,25 +108,17 @@ class ASSG(TemporalRule):
         return Slope(torch.zeros_like, observe=self._observe)
 
     def _observe(self, u: Tensor) -> Slope:
-        """Slope at distances ``u`` ``[T, N, ...]``, the next call of a neuron in this pass."""
+        """Slope at distances ``u`` ``[T, N, ...]``, the next call of a neuron in this pass; ``u`` may be overwritten."""
         run, index = self._current, self._current.call
         run.call += 1
-        distance = u.abs()
-        mean, deviation = run.read(index, distance)
-        if run.update:
-            mean = self.beta1 * mean + (1 - self.beta1) * distance
-            deviation = self.beta2 * deviation + (1 - self.beta2) * (distance - mean).abs()
-            run.write(index, mean, deviation)
+        mean, deviation = run.statistics_of(index, u)
         omega = 2 / math.pi * math.tan(math.pi * self.a)
-        alpha = (omega / (mean + self.xi * deviation + 1e-4)).clamp_(max=self.max_alpha)
-        return Slope(partial(_atan, alpha))
+        law = Law(self.beta1, self.beta2, omega, self.xi, self.max_alpha)
+        psi = sharpen(u, mean, deviation, None if run.whole else run.rows, law, run.update)
+        return Slope(lambda _: psi)
 
     def __repr__(self) -> str:
         return f"ASSG(a={self.a}, beta1={self.beta1}, beta2={self.beta2}, xi={self.xi}, max_alpha={self.max_alpha})"
-
-
-def _atan(alpha: Tensor, u: Tensor) -> Tensor:
-    return (alpha / 2) / (1 + (math.pi / 2 * alpha * u).square())
 
 
 @dataclass
@@ -134,6 +127,7 @@ class _Run:
 
     samples: int = 0
     rows: Tensor | None = None
+    whole: bool = True
     update: bool = True
     once: bool = False
     call: int = 0
@@ -144,21 +138,20 @@ class _Run:
         """Number of samples that a forward pass is expected to have."""
         return self.samples if self.rows is None else len(self.rows)
 
-    def read(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the rows in work; those of a beginning where nothing is known for such a shape."""
+    def statistics_of(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of all samples; those of a beginning where nothing is known for such a shape.
+
+        Raises:
+            RobustSNNError: the neurons do not have one row for each sample in work.
+        """
+        if self.rows is not None and like.shape[1] != len(self.rows):
+            raise RobustSNNError(
+                f"ASSG needs neurons with one row for each of the {len(self.rows)} samples, got {like.shape[1]} rows"
+            )
         samples = like.shape[1] if self.rows is None else self.samples
         shape = (like.shape[0], samples, *like.shape[2:])
         known = self.statistics[index] if index < len(self.statistics) else None
         if known is None or known[0].shape != shape or known[0].dtype != like.dtype or known[0].device != like.device:
             del self.statistics[index:]
             self.statistics.append((like.new_ones(shape), like.new_zeros(shape)))
-        mean, deviation = self.statistics[index]
-        return (mean, deviation) if self.rows is None else (mean[:, self.rows], deviation[:, self.rows])
-
-    def write(self, index: int, mean: Tensor, deviation: Tensor) -> None:
-        """Keep new values of the rows in work."""
-        if self.rows is None:
-            self.statistics[index] = (mean, deviation)
-            return
-        for kept, new in zip(self.statistics[index], (mean, deviation)):
-            kept[:, self.rows] = new
+        return self.statistics[index]

@@ -25,8 +25,8 @@ class Slope:
 
     ``function`` maps ``u`` of shape ``[T, N, ...]`` to slopes of the same shape; entry ``t`` may use ``u[:t+1]`` only.
     ``compiled`` names a shape (with its sharpness ``alpha``) that the CPU loops evaluate themselves.
-    ``observe`` is for slopes that learn from every forward pass with a graph: called with that pass's ``u``, it gives the
-    slope to use in its backward.
+    ``observe`` is for slopes that learn from every forward pass with a graph: called with that pass's ``u``, which it may
+    overwrite, it gives the slope to use in its backward.
     """
 
     function: Callable[[Tensor], Tensor]
