@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "training": {"epochs": 2, "batch_size": 128, "lr": 3e-3},
         "sr": 0.01,
         "at": 0.1,
-        "eps": {"plain": 16 / 255, "sr": 32 / 255, "at": 32 / 255},
+        "eps": {"plain": 16 / 255, "sr": 48 / 255, "at": 48 / 255},
     },
     "cifar": {
         "options": {"width": 24, "hidden": 128},

@@ -411,14 +411,28 @@ class TestCorrections:
         ):
             self.run(lambda x: x[:, 9])
 
-    @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError(), RobustSNNError("ours")])
-    def test_errors_that_others_handle_pass(self, error):
+    def test_our_own_errors_pass(self):
+        error = RobustSNNError("ours")
+
         def raises(x: Tensor) -> Tensor:
             raise error
 
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises(RobustSNNError) as caught:
             self.run(raises)
         assert caught.value is error
+
+    @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError()], ids=repr)
+    def test_a_library_out_of_memory_gets_smaller_batches(self, error):
+        sizes = []
+
+        def hungry(x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            if len(x) > 1:
+                raise error
+            return x
+
+        self.run(hungry)
+        assert sizes == [4, 2, 1, 1, 1, 1]
 
     def test_what_is_printed_goes_to_the_log(self, capsys):
         def talks(x: Tensor) -> Tensor:
@@ -496,6 +510,16 @@ class TestOnSpikingNetworks:
         adv = build_attack(name, model.through(gradients.build_rule(rule)), eps=eps, **options)(x, y)
         assert fooled(model, adv, y).float().mean() > 0.3
         assert torch.equal(fooled(model, adv, y), model.reference(adv).argmax(1) != y)
+
+    @needs("torchattacks")
+    def test_a_rule_that_learns_starts_afresh_with_every_batch(self):
+        """ASSG: an image's result does not depend on the one before it, nor on earlier passes."""
+        view = am.trained_snn().through(gradients.ASSG())
+        x, y = am.digits(4)
+        attack = TorchAttack(view, "PGD", 0.02, steps=4, random_start=False, batch_size=1)
+        there = attack(x, y)
+        view(x[:1].clone().requires_grad_())
+        assert torch.equal(attack(x.flip(0), y.flip(0)).flip(0), there)
 
     @needs("torchattacks")
     def test_work_is_counted(self):

@@ -237,7 +237,9 @@ def test_rows_that_cannot_be_checked():
         ("uniform", "noise"), ("FGSM", "one-step"), ("rfgsm", "one-step"), ("pgd", "iterative"), ("apgd-ce", "iterative"),
         ("square", "black-box"), ("transfer", "black-box"), ("somebody's own", "iterative"),
         ("random-search", "black-box"), ("torchattacks:FGSM", "one-step"), ("torchattacks:Square", "black-box"),
-        ("ensemble-full", "iterative"),
+        ("ensemble-full", "iterative"), ("torchattacks:GN", "noise"), ("foolbox:LinfAdditiveUniformNoiseAttack", "noise"),
+        ("foolbox:L2FastGradientAttack", "one-step"), ("art:FastGradientMethod", "one-step"), ("torchattacks:FFGSM", "one-step"),
+        ("art:HopSkipJump", "black-box"), ("torchattacks:SPSA", "black-box"), ("art:ProjectedGradientDescent", "iterative"),
     ],
 )  # fmt: skip
 def test_kinds(name, kind):

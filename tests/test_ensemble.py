@@ -226,3 +226,27 @@ def test_errors():
         SpikingAutoAttack(model, eps=3, norm="L0", members=[Member("square", 10)])
     with pytest.raises(RobustSNNError, match="eot_iter"):
         SpikingAutoAttack(model, eot_iter=0)
+
+
+@pytest.mark.parametrize(
+    ("slip", "message"),
+    [
+        (Member("agpd", 5, "rga"), "unknown attack 'agpd'"),
+        (Member("apgd", 5, "rgaa"), "unknown gradient rule 'rgaa'"),
+        (Member("apgd", 5, "rga", {"los": "dlr"}), "attack apgd: .*'los'"),
+        (Member("apgd", 5, "hart", {}, {"gama": 1.0}), "gradient rule hart: .*'gama'"),
+    ],
+)
+def test_a_member_with_a_mistake_is_not_left_out_in_silence(slip, message):
+    model, _, _ = case()
+    with pytest.raises(RobustSNNError, match=message):
+        SpikingAutoAttack(model, members=[*SMALL, slip])
+
+
+def test_members_keep_to_the_memory(monkeypatch):
+    """A rule takes more of it than the model's own gradient, by which the ensemble cuts its batches."""
+    model, x, y = case()
+    asked = []
+    monkeypatch.setattr(ImageAttack, "_fitting", lambda attack, images: asked.append(attack.memory) or len(images))
+    SpikingAutoAttack(model, eps=0.01, members=[Member("sa-pgd", 1, "assg")], memory="2MB")(x, y)
+    assert asked == [2_000_000, 2_000_000]

@@ -117,6 +117,59 @@ def test_foreign_models_are_attacked_through_their_own_gradient(file):
     assert [rule.name for rule in choices([f"{file}:foreign"], rules=["cba"]).rules] == ["cba"]
 
 
+def test_rules_that_do_not_know_the_neurons(file, tmp_path):
+    model = {"name": "mine", "factory": f"{file}:foreign"}
+    with pytest.raises(RobustSNNError, match=r"model mine: rule bptt does not know its neurons.*--rule own"):
+        run_benchmark(tiny(model), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("net.py", "names no function.*such as net.py:build"),
+        ("net.py:", "names no function.*such as net.py:build"),
+        ("net.py:1x", "names no function.*such as net.py:build"),
+    ],
+)
+def test_what_only_looks_like_a_factory(path, message):
+    with pytest.raises(RobustSNNError, match=message):
+        choices([path])
+
+
+def test_a_factory_sets_its_own_time_steps(file):
+    with pytest.raises(RobustSNNError, match="sets its own number of steps"):
+        choices([f"{file}:build"], time_steps=4)
+
+
+def test_code_that_leaves_the_process(tmp_path):
+    leaving = tmp_path / "leaving.py"
+    leaving.write_text("import sys\nsys.exit('no weights')")
+    with pytest.raises(RobustSNNError, match="cannot be imported: SystemExit: no weights"):
+        made_by(f"{leaving}:build")
+
+
+def test_names_and_steps_as_given(file):
+    config = choices(
+        [f"{file}:build", f"{file}:foreign"], attacks=["pgd", "square", "pgd", "ensemble-quick"], steps=7, norm="l2"
+    )
+    assert [model.name for model in config.models] == [file.stem, f"{file.stem}-2"]
+    assert [(attack.name, attack.params.get("steps")) for attack in config.attacks] == [
+        ("pgd", 7),
+        ("square", 7),
+        ("ensemble-quick", None),
+    ]
+    assert config.norm == "L2"
+
+
+def test_steps_of_other_libraries(file):
+    pytest.importorskip("torchattacks")
+    pytest.importorskip("art")
+    names = ["torchattacks:PGD", "torchattacks:FGSM", "art:ProjectedGradientDescent"]
+    found = [attack.params for attack in choices([f"{file}:build"], attacks=names, steps=7).attacks]
+    assert found == [{"steps": 7}, {}, {"max_iter": 7}]
+
+
 def test_attacks_without_a_rule_run_once(file, tmp_path):
     model = {"name": "mine", "factory": f"{file}:build"}
     attacks = [{"name": "square", "params": {"steps": 5}}, {"name": "ensemble-quick"}]

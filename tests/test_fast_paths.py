@@ -203,3 +203,17 @@ class TestDecisions:
         with torch.no_grad():
             for _ in range(2):
                 assert torch.equal(models[0].through(rs.gradients.BPTT())(images), models[1](images))
+
+    def test_a_forward_set_on_a_neuron_is_neither_left_out_nor_lost(self, images) -> None:
+        net = network()
+        node = next(module for module in net.modules() if isinstance(module, neuron.BaseNode))
+        own = node.forward
+        node.forward = lambda x: own(3 * x)
+        model = rs.SpikingClassifier(net, T)
+        view = model.through(rs.gradients.BPTT())
+        with pytest.raises(rs.errors.RobustSNNError, match="LIFNode has a forward that was set on the object"):
+            view(images.requires_grad_())
+        with torch.no_grad():
+            louder = model(images)
+            assert torch.equal(view(images), louder)
+            assert not torch.equal(louder, rs.SpikingClassifier(network(), T)(images))

@@ -40,10 +40,17 @@ from robustsnn.report.formatting import (
     plain,
     shorten,
 )
-from robustsnn.report.html import attack_settings, attack_tables, code, render, write_report
+from robustsnn.report.html import attack_settings, attack_tables, code, member_tables, render, write_report
 from robustsnn.report.loading import checked, load_examples, load_results
 from robustsnn.report.plots import example_names, figures, save_plots
-from robustsnn.report.selection import headline_budgets, is_kind, main_blocks, main_columns, telling_budget
+from robustsnn.report.selection import (
+    headline_budgets,
+    is_kind,
+    main_blocks,
+    main_columns,
+    other_attacks,
+    telling_budget,
+)
 from robustsnn.report.style import inline_svg, looks, styled
 from robustsnn.report.tables import print_summary
 from robustsnn.report.trust import trusts
@@ -279,6 +286,15 @@ class TestSelection:
 
     def test_only_attacks_that_were_run_have_columns(self):
         assert main_columns(checked(fake_partial())) == ["FGSM"]
+
+    def test_all_other_attacks_share_a_column(self, results):
+        """Here Square-1000: what neither FGSM, PGD nor APGD stands for is shown all the same."""
+        assert main_columns(checked(results)) == ["FGSM", "PGD", "APGD", "others"]
+        assert other_attacks(checked(results)) == ["Square-1000"]
+        (block, _) = main_blocks(checked(results))
+        for model, row in zip(results["models"], block.rows):
+            (square,) = [a["accuracy"] for a in model["attacks"] if a["attack"] == "square" and a["eps"] == block.eps]
+            assert row.attacks["others"] == square
 
     def test_the_attacks_are_compared_where_they_differ(self, results):
         assert telling_budget(checked(results)) == 8 / 255
@@ -751,6 +767,24 @@ class TestPage:
         results["models"][0]["attacks"] *= 2
         (table,) = attack_tables(checked(results)["models"][0])
         assert sum(cell is not None for _, rows in table["families"] for *_, cells, _ in rows for cell in cells) == 128
+
+    def test_members_of_an_ensemble(self):
+        results = fake_results(["plain"], n=30)
+        square = [attack for attack in results["models"][0]["attacks"] if attack["attack"] == "square"]
+        counts = [{"APGD-CE ASSG": 3}, {"APGD-CE ASSG": 5, "Square": 1}, {"Square": 9}, {}]
+        for attack, found in zip(square, counts):
+            attack["members"] = [{"member": name, "count": count} for name, count in found.items()]
+        (table,) = member_tables(checked(results)["models"][0])
+        assert table["eps"] == ["2/255", "4/255", "8/255"]
+        assert table["rows"] == [("Square", [0, 1, 9]), ("APGD-CE ASSG", [3, 5, 0])]
+        assert "Members of Square-1000" in Page(render(results)).text
+
+    def test_without_noise_the_worst_case_stands_alone(self):
+        results = fake_results(["plain"], n=30)
+        for gap in results["models"][0]["gap"]:
+            gap.update(random=None, random_attack=None, gap=None)
+        assert "no random noise was measured to compare it with" in words(results)
+        assert "no random noise was measured" in Page(render(results)).text
 
     def test_settings_in_short(self, results):
         assert dict(attack_settings(checked(results)))["PGD-10"] == "steps 10, alpha 0.001961 to 0.01569"

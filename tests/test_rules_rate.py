@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import oracle
@@ -15,6 +16,7 @@ from robustsnn.classifier import SpikingClassifier
 from robustsnn.gradients import BPTR, BPTT, CBA, HART, RGA, RateRule
 from robustsnn.gradients.affine import is_certainly_affine
 from robustsnn.gradients.chunks import lengths
+from robustsnn.gradients.unvalued import unvalued_convolutions
 from robustsnn.models import NeuronSpec, ScaledIFSpec
 from robustsnn.neurons import IF, LIF, PLIF, compiled, dynamics_of, multistep, slope_of, stepwise
 from robustsnn.neurons.tally import Tally
@@ -289,6 +291,26 @@ class TestCertainty:
         x = torch.rand(3, 2, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         assert_same(gradients(model.through(HART()), x), gradients(model.through(HART(single_frame=False)), x))
         assert paths == ["single"]
+
+
+def test_another_thread_computes_convolutions_while_a_replay_does_not():
+    first, second = nn.Conv2d(1, 2, 3).double(), nn.Conv2d(1, 2, 3).double()
+    x = images(2)[:, :1]
+    with torch.no_grad(), ThreadPoolExecutor(1) as thread:
+        expected = [first(x), second(x)]
+
+        def beside() -> list[Tensor]:
+            with torch.no_grad(), unvalued_convolutions([first]):
+                return [first(x), second(x)]
+
+        with unvalued_convolutions([first, second]):
+            assert not any(layer(x).any() for layer in (first, second))
+            there = thread.submit(lambda: [first(x), second(x)]).result()
+            partly = thread.submit(beside).result()
+    assert all(map(torch.equal, there, expected))
+    assert not partly[0].any()
+    assert torch.equal(partly[1], expected[1])
+    assert torch.equal(first(x), expected[0])
 
 
 class Widest(nn.Module):

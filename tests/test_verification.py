@@ -263,6 +263,8 @@ class TestWarnings:
             "verified": 100 - count,
             "illegal": 0,
             "bad_gradients": 0,
+            "zero_gradients": 0,
+            "backwards": 10.0,
         }
 
     def model(self, *entries: dict[str, Any], gap: Sequence[Any] = ()) -> list[dict[str, Any]]:
@@ -288,6 +290,18 @@ class TestWarnings:
         study = {"rule": "BPTR", "n": 8, "all_zero": {"count": 3}}
         (warning,) = warnings_of([{"title": "M", "attacks": [], "gap": [], "gradients": [study]}], tiny())
         assert "3 of 8 images have an all-zero input gradient through BPTR" in warning
+
+    def test_gradients_that_vanish_on_the_way(self):
+        entries = [self.entry(attack, 50) for attack in ("pgd", "apgd-ce", "fgsm")]
+        entries.append(self.entry("pgd", 50, rule="BPTR"))
+        entries[0]["zero_gradients"] = 300
+        assert warnings_of(self.model(*entries), tiny()) == []
+        entries[1]["zero_gradients"] = 1
+        (warning,) = warnings_of(self.model(*entries), tiny())
+        assert "301 of 3000 gradients that attacks took through BPTT were all zero" in warning
+
+    def test_a_radius_without_noise_has_no_gap_to_warn_of(self):
+        assert warnings_of(self.model(gap=[{"eps": 0.1, "gap": None}]), tiny()) == []
 
 
 class LinearProbability(nn.Module):

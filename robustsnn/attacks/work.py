@@ -15,7 +15,8 @@ class Work:
     Attributes:
         forwards: forward passes.
         backwards: backward passes.
-        zero_gradients: gradients whose entries were all 0, where a sign step stands still.
+        zero_gradients: gradients whose entries were all 0, where a sign step stands still (with EOT: those of a mean
+            that was 0).
         bad_gradients: gradients with NaN or infinite entries, which were taken as 0.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from robustsnn.evaluation.measurement import Job, jobs_of
 from robustsnn.evaluation.statistics import paired_difference, rate, summary
 
 Rows = dict[str, np.ndarray]
+_MANY_ZEROS = 0.1
+"""Share of all-zero gradients from which a rule is called masked."""
 
 
 def columns_of(table: pa.Table) -> Rows:
@@ -92,7 +95,24 @@ def warnings_of(models: Sequence[dict[str, Any]], config: BenchmarkConfig) -> li
                     f"{model['title']}: {study['all_zero']['count']} of {study['n']} images have an all-zero input "
                     f"gradient through {study['rule']}; that is masking, not robustness"
                 )
+        found += _dead_gradients(model)
     return found
+
+
+def _dead_gradients(model: dict[str, Any]) -> list[str]:
+    """What the attacks met on their way: rules through which many gradients were zero, at the images or where steps led."""
+    zeros: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for entry in model["attacks"]:
+        if entry["rule"]:
+            zeros[entry["rule"]] += entry["zero_gradients"]
+            total[entry["rule"]] += round(entry["backwards"] * entry["accuracy"]["n"])
+    return [
+        f"{model['title']}: {zeros[rule]} of {total[rule]} gradients that attacks took through {rule} were all zero; add a "
+        "rule with a wider slope or a rate rule"
+        for rule in total
+        if zeros[rule] > _MANY_ZEROS * total[rule]
+    ]
 
 
 def is_noise(attack: AttackConfig) -> bool:
@@ -149,21 +169,22 @@ def _members(rows: Rows, fooled: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _gap_entry(eps: float, complete: list[tuple[Job, Rows]], config: BenchmarkConfig) -> dict[str, Any] | None:
+    """The worst case at one radius, and how far it lies below noise where noise was measured; None without attacks."""
     here = [(job, own["correct"]) for job, own in complete if job.attack is not None and job.eps == eps]
     noises = [(job.attack_label, correct) for job, correct in here if job.attack and is_noise(job.attack)]
     attacks = [correct for job, correct in here if job.attack and not is_noise(job.attack)]
-    if not noises or not attacks:
+    if not attacks:
         return None
-    worst_noise, random = min(noises, key=lambda noise: noise[1].sum())
     adversarial = np.logical_and.reduce(attacks)
-    n = len(random)
+    n = len(adversarial)
+    worst_noise, random = min(noises, key=lambda noise: noise[1].sum(), default=(None, None))
     return {
         "eps": eps,
         "norm": config.norm,
-        "random": rate(int(random.sum()), n).as_dict(),
+        "random": None if random is None else rate(int(random.sum()), n).as_dict(),
         "random_attack": worst_noise,
         "adversarial": rate(int(adversarial.sum()), n).as_dict(),
-        "gap": paired_difference(random, adversarial).as_dict(),
+        "gap": None if random is None else paired_difference(random, adversarial).as_dict(),
     }
 
 
@@ -200,7 +221,7 @@ def _attack_warnings(model: dict[str, Any], config: BenchmarkConfig) -> list[str
                 f"{model['title']}: {entry['title']} is weaker than one step at eps {entry['eps']:.4g} through "
                 f"{entry['rule']} ({count} against {fgsm} of {n} left standing); the gradient misleads"
             )
-    failed = [entry["eps"] for entry in model["gap"] if entry["gap"]["high"] < 0]
+    failed = [entry["eps"] for entry in model["gap"] if entry["gap"] and entry["gap"]["high"] < 0]
     return found + [
         f"{model['title']}: random noise beats every attack at eps {eps:.4g}; attacks fail" for eps in failed
     ]

@@ -24,7 +24,7 @@ from robustsnn.evaluation.comparisons import comparisons
 from robustsnn.evaluation.config import BenchmarkConfig, ModelConfig, RuleConfig, label_of
 from robustsnn.evaluation.conversion_curve import conversion_curve
 from robustsnn.evaluation.examples import example_images
-from robustsnn.evaluation.factory import factory_hash
+from robustsnn.evaluation.factory import factory_hash, made_by
 from robustsnn.evaluation.identity import content_hash, file_hash
 from robustsnn.evaluation.measurement import (
     Job,
@@ -40,6 +40,7 @@ from robustsnn.evaluation.progress import Progress
 from robustsnn.evaluation.store import RunFolder, delete_run
 from robustsnn.files import write_atomic
 from robustsnn.gradients import build_rule
+from robustsnn.gradients.support import takes_rules
 from robustsnn.models import ScaledIFSpec
 from robustsnn.runtime import environment, release_memory
 
@@ -93,6 +94,22 @@ def check_names(config: BenchmarkConfig) -> None:
             raise RobustSNNError(f"{noise.name} is an attack; list it under `attacks`, not `noises`")
 
 
+def check_rules(entry: ModelConfig, rules: Sequence[RuleConfig]) -> None:
+    """Find out whether every rule knows the neurons of a factory's model; all other models are ours.
+
+    Raises:
+        RobustSNNError: one does not.
+    """
+    if entry.factory is None or takes_rules(made_by(entry.factory)):
+        return
+    for rule in rules:
+        if rule.name != "own":
+            raise RobustSNNError(
+                f"model {entry.name}: rule {rule.name} does not know its neurons; attack it through its own gradient: "
+                "`--rule own`, in a configuration `rules: [{name: own}]`"
+            )
+
+
 def check_device(device: str) -> None:
     """Find out whether torch can use the device.
 
@@ -125,6 +142,7 @@ class _Run:
         test = dataset.test.take(min(config.data.n_test or len(dataset.test), len(dataset.test)))
         for entry in config.models:
             check_model(entry, dataset)
+            check_rules(entry, config.rules)
         identity = config.model_dump(mode="json", exclude={"device": True, "data": {"root", "download"}})
         identity["version"] = robustsnn.__version__
         identity["data"]["content"] = content_hash(dataset.train, test)

@@ -48,6 +48,10 @@ def _radius(eps: float) -> float:
     return eps
 
 
+def _norm(name: Any) -> Any:
+    return name.capitalize() if isinstance(name, str) else name  # linf, LINF, l2, ...
+
+
 def _filled(entries: tuple[Any, ...]) -> tuple[Any, ...]:
     if not entries:
         raise ValueError("expected at least one entry")
@@ -179,7 +183,7 @@ class BenchmarkConfig(_Strict):
     attacks: tuple[AttackConfig, ...] = ()
     rules: tuple[RuleConfig, ...] = ()
     eps: Annotated[tuple[Radius, ...], AfterValidator(_filled)] = (8 / 255,)
-    norm: Literal["Linf", "L2", "L1", "L0"] = "Linf"
+    norm: Annotated[Literal["Linf", "L2", "L1", "L0"], BeforeValidator(_norm)] = "Linf"
     gradients: GradientConfig = GradientConfig()
     checks: ChecksConfig = ChecksConfig()
     batch_size: Annotated[int, Field(ge=1)] = 256

@@ -33,6 +33,8 @@ def made_by(factory: str) -> SpikingClassifier:
     Raises:
         RobustSNNError: no such file, module or function, or it does not return a `SpikingClassifier`.
     """
+    if not is_factory(factory):
+        raise RobustSNNError(f"{factory!r} names no function; give FILE.py:FUNCTION or MODULE:FUNCTION")
     place, _, name = factory.rpartition(":")
     module = _module_of(place)
     function = getattr(module, name, None)
@@ -86,7 +88,7 @@ def _module_of(place: str) -> ModuleType:
         return module
     except RobustSNNError:
         raise
-    except Exception as error:  # the code is anybody's
+    except (Exception, SystemExit) as error:  # the code is anybody's
         raise RobustSNNError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
 
 
@@ -95,5 +97,5 @@ def _called(factory: str, function: Any) -> Any:
         return function()
     except RobustSNNError:
         raise
-    except Exception as error:  # the code is anybody's
+    except (Exception, SystemExit) as error:  # the code is anybody's
         raise RobustSNNError(f"{factory} failed: {type(error).__name__}: {error}") from error

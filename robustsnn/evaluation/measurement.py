@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,9 @@ def measure(
             changed, legal = images, torch.ones(n, dtype=torch.bool)
         else:
             attack = attack_of(job, model, config)
-            changed = attack(images, labels)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".* input gradients ", RuntimeWarning)  # counted in the rows
+                changed = attack(images, labels)
             legal = is_legal(changed, images, attack.ball).cpu()
             work, by = attack.work, list(getattr(attack, "fooled_by", by))
         judged = torch.where(legal.to(images.device).view(-1, *[1] * (images.dim() - 1)), changed, images)

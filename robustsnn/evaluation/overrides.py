@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from robustsnn.attacks.registry import attack_entry
 from robustsnn.checkpoint import load_checkpoint
 from robustsnn.errors import RobustSNNError
@@ -62,7 +64,7 @@ def evaluation_of(
     Raises:
         RobustSNNError: a checkpoint that cannot be read, an unknown name, a bad number.
     """
-    loaded = {path: None if is_factory(path) else load_checkpoint(path) for path in checkpoints}
+    loaded = {path: None if _factory(path, time_steps) else load_checkpoint(path) for path in checkpoints}
     trained_on = {str(found.record.get("dataset", "digits")) for found in loaded.values() if found} or {"digits"}
     if dataset is None and len(trained_on) > 1:
         raise RobustSNNError(
@@ -79,24 +81,25 @@ def evaluation_of(
     }
     names = _names(list(loaded))
     content["models"] = [
-        {"name": name, "factory": path} if found is None else _entry(name, path, found.spec, time_steps)
+        _entry(name, path, None if found is None else found.spec, time_steps)
         for name, (path, found) in zip(names, loaded.items())
     ]
     if attacks:
         _choose_attacks(content, attacks)
     if rules:
-        content["rules"] = [{"name": rule, "title": rule.upper()} for rule in rules]
+        content["rules"] = [{"name": rule, "title": rule.upper()} for rule in dict.fromkeys(rules)]
     elif not all(takes_rules(made_by(path)) for path, found in loaded.items() if found is None):
         content["rules"] = [{"name": "own", "title": "own"}]
     if eps:
         content["eps"] = [parse_eps(text) for text in eps]
-    elif norm in _RADII:
-        content["eps"] = list(_RADII[norm])
+    elif norm.capitalize() in _RADII:
+        content["eps"] = list(_RADII[norm.capitalize()])
     if steps is not None:
         for attack in content["attacks"]:
-            if attack_entry(attack["name"]).iterative:
-                attack["params"]["steps"] = steps
-                attack["title"] = f"{attack['name'].upper()}-{steps}"
+            parameter = _parameter_of_steps(attack["name"], steps)
+            if parameter is not None:
+                attack["params"][parameter] = steps
+                attack["title"] = f"{attack['name'] if ':' in attack['name'] else attack['name'].upper()}-{steps}"
     return parse_config(content | {"norm": norm, "seed": seed, "device": device}, "evaluate")
 
 
@@ -111,16 +114,39 @@ def _names(paths: Sequence[str]) -> list[str]:
     """Names of models from names of files; files of one name in different folders are numbered."""
     names: list[str] = []
     for path in paths:
-        stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(path).stem).lstrip("._+-") or "model"
+        stem = re.sub(r"[^A-Za-z0-9._+-]", "-", _stem(path)).lstrip("._+-") or "model"
         candidates = (f"{stem}-{number}" if number else stem for number in itertools.chain([0], itertools.count(2)))
         names.append(next(name for name in candidates if name not in names))
     return names
 
 
-def _entry(name: str, path: str, spec: ModelSpec, time_steps: int | None) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": name, "checkpoint": path}
-    if name != Path(path).stem:
+def _stem(path: str) -> str:
+    """Name of a file without its ending, of a factory the name of its file or module."""
+    place = path.rpartition(":")[0] if is_factory(path) else path
+    return Path(place).stem if place == path or place.endswith(".py") else place.rpartition(".")[2]
+
+
+def _factory(path: str, time_steps: int | None) -> bool:
+    """Whether a model is given by a function; what only looks like one, and options that it would not heed, are refused."""
+    if is_factory(path):
+        if time_steps is not None:
+            raise RobustSNNError(f"{path} sets its own number of steps; --time-steps is for ANNs that are converted")
+        return True
+    file, _, function = path.partition(".py:")
+    if function or path.endswith((".py", ".py:")):
+        raise RobustSNNError(
+            f"{path} names no function; to evaluate a model of your own give FILE.py:FUNCTION, such as "
+            f"{file.removesuffix('.py')}.py:build"
+        )
+    return False
+
+
+def _entry(name: str, path: str, spec: ModelSpec | None, time_steps: int | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": name, "factory" if spec is None else "checkpoint": path}
+    if name != _stem(path):
         entry["title"] = path
+    if spec is None:
+        return entry
     if isinstance(spec.neuron, ActivationSpec):
         entry["conversion"] = {"method": "qcfs" if spec.neuron.kind == "qcfs" else "opi"}
         entry["time_steps"] = spec.time_steps if time_steps is None else time_steps
@@ -133,11 +159,24 @@ def _entry(name: str, path: str, spec: ModelSpec, time_steps: int | None) -> dic
 
 def _choose_attacks(content: dict[str, Any], names: Sequence[str]) -> None:
     known = {attack["name"]: attack for attack in (*content["attacks"], *content["noises"])}
-    entries = {name: attack_entry(name) for name in names}
+    entries = {name: attack_entry(name) for name in names}  # a name that is given twice counts once
     chosen = {
         name: known.get(name.lower(), {"name": name, "title": name if ":" in name else name.upper(), "params": {}})
         for name in names
     }
-    noises = [chosen[name] for name in names if entries[name].family == "noise"]
-    content["attacks"] = [chosen[name] for name in names if entries[name].family != "noise"]
+    noises = [attack for name, attack in chosen.items() if entries[name].family == "noise"]
+    content["attacks"] = [attack for name, attack in chosen.items() if entries[name].family != "noise"]
     content["noises"] = noises or content["noises"]
+
+
+def _parameter_of_steps(name: str, steps: int) -> str | None:
+    """The parameter of an attack that is its number of steps; None where there is none, as in one-step attacks and ensembles."""
+    if ":" not in name:
+        return "steps" if attack_entry(name).iterative else None
+    for parameter in ("steps", "max_iter"):
+        try:
+            attack_entry(name).build(torch.nn.Identity(), **{parameter: steps})
+        except RobustSNNError:
+            continue
+        return parameter
+    return None

@@ -66,7 +66,10 @@ def check_model(config: ModelConfig, dataset: ImageDataset) -> None:
     if config.factory is not None:
         made = made_by(config.factory)
         _check_one_pass(config.name, made, dataset)
-        self_test(made, *dataset.train.batch(slice(8))).raise_on_error()
+        try:
+            self_test(made, *dataset.train.batch(slice(8))).raise_on_error()
+        except RobustSNNError as error:
+            raise RobustSNNError(f"model {config.name}: {error}") from None
         return
     if config.checkpoint is not None:
         loaded = load_checkpoint(config.checkpoint)

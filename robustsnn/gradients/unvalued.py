@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
 _PLAIN, _STEPPED = nn.Conv2d.forward, layer.Conv2d.forward
+_unread: ContextVar[frozenset[int]] = ContextVar("robustsnn_unread_convolutions", default=frozenset())
+"""Convolutions whose values nobody reads, by id; those of this thread alone, others may be running the same network."""
 
 
 @contextmanager
@@ -21,12 +24,15 @@ def unvalued_convolutions(modules: Iterable[nn.Module]) -> Iterator[None]:
     For layers whose values nobody reads, only their shapes: those before neurons whose currents or outputs are known.
     Weights get no gradient. Every module gets its forward back on leaving.
     """
-    convolutions = [module for module in modules if isinstance(module, nn.Conv2d) and _is_known(module)]
+    wanted = [module for module in modules if isinstance(module, nn.Conv2d)]
+    convolutions = [module for module in wanted if _is_known(module)]
+    token = _unread.set(frozenset(map(id, wanted)))
     try:
         for module in convolutions:
             module.forward = partial(_forward, module)  # type: ignore[method-assign]
         yield
     finally:
+        _unread.reset(token)
         for module in convolutions:
             module.__dict__.pop("forward", None)
 
@@ -37,6 +43,8 @@ def _is_known(module: nn.Conv2d) -> bool:
 
 
 def _forward(module: nn.Conv2d, x: Tensor) -> Tensor:
+    if id(module) not in _unread.get():
+        return type(module).forward(module, x)
     settings = (module.stride, module.padding, module.dilation, module.groups)
     weight = module.weight.detach()
     if type(module).forward is _STEPPED and getattr(module, "step_mode", "s") == "m":

@@ -80,6 +80,11 @@ def _check_can_take_over(module: nn.Module, folded: bool) -> None:
     if isinstance(module, neuron.BaseNode):
         if not is_supported(module) and not getattr(module, "runs_folded", False):
             dynamics_of(module)  # raises and says why
+        if "forward" in vars(module) and not getattr(module, "runs_folded", False):
+            raise RobustSNNError(
+                f"a {type(module).__name__} has a forward that was set on the object and not in its class, which gradient "
+                "rules would leave out; attack such a network with its own gradient"
+            )
         if not folded and module.step_mode != "m":
             raise RobustSNNError(
                 f"{type(module).__name__} is in single-step mode inside a multi-step network, so a container calls it "

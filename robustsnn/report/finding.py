@@ -72,7 +72,12 @@ def _gap(results: Results, blocks: list[MainBlock]) -> str:
 
 def _strongest_so_far(results: Results, blocks: list[MainBlock]) -> str:
     for block in blocks:
-        for model in results["models"]:
+        for model, row in zip(results["models"], block.rows):
+            if row.worst:
+                return (
+                    f"At {_where(block, row.worst['n'])} {shorten(row.title, 60)} keeps {_with_interval(row.worst)} under "
+                    f"{_attacker(model, row, block)}; no random noise was measured to compare it with."
+                )
             single = strongest(attacks_at(model, block.eps, block.norm, "adversarial"))
             if single:
                 where = _where(block, single["accuracy"]["n"])

@@ -19,10 +19,12 @@ from robustsnn.report.formatting import MISSING, format_eps, format_norm, plain,
 from robustsnn.report.loading import Examples, Results, checked, load_examples, load_results
 from robustsnn.report.plots import example_names, figures
 from robustsnn.report.selection import (
+    OTHERS,
     Entry,
     budgets,
     main_blocks,
     main_columns,
+    other_attacks,
     primary_norm,
     same,
     successes,
@@ -99,6 +101,8 @@ def render(results: Results, examples: Examples | None = None) -> str:
         finding=finding(results),
         blocks=main_blocks(results),
         columns=main_columns(results),
+        standard=[column for column in main_columns(results) if column != OTHERS],
+        others=other_attacks(results),
         plots=_plots(results, examples),
         examples=list(example_names(results, examples).values()),
         looks={name: f"--series-{i % 6}" for i, name in enumerate(looks(results))},
@@ -111,6 +115,7 @@ def render(results: Results, examples: Examples | None = None) -> str:
         all_compared=all_comparisons(results),
         telling=None if telling is None else format_eps(telling),
         attack_tables={model["name"]: list(attack_tables(model)) for model in results["models"]},
+        member_tables={model["name"]: list(member_tables(model)) for model in results["models"]},
         claimed=claimed,
         verified=verified,
         attack_settings=attack_settings(results),
@@ -163,6 +168,27 @@ def attack_tables(model: Entry) -> Iterator[dict[str, Any]]:
             "families": [
                 (name, [(*key[1:3], cells, _sizes(cells)) for key, cells in rows.items() if key[0] == family])
                 for family, name in (("noise", "Random noise"), ("adversarial", "Adversarial attacks"))
+            ],
+        }
+
+
+def member_tables(model: Entry) -> Iterator[dict[str, Any]]:
+    """Yield for each ensemble the table member by budget: how many images each member was the first to fool."""
+    ensembles: dict[tuple[str, str], list[Entry]] = {}
+    for entry in model["attacks"]:
+        if entry["members"]:
+            ensembles.setdefault((title_of(entry, "attack"), str(entry["norm"])), []).append(entry)
+    for (title, norm), entries in ensembles.items():
+        entries.sort(key=lambda entry: float(entry["eps"]))
+        counts = [{member["member"]: int(member["count"]) for member in entry["members"]} for entry in entries]
+        totals = {name: sum(found.get(name, 0) for found in counts) for found in counts for name in found}
+        yield {
+            "title": title,
+            "norm": format_norm(norm),
+            "eps": [format_eps(entry["eps"]) for entry in entries],
+            "rows": [
+                (name, [found.get(name, 0) for found in counts])
+                for name in sorted(totals, key=lambda name: -totals[name])
             ],
         }
 

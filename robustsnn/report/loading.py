@@ -42,7 +42,10 @@ def load_results(folder: str | os.PathLike[str]) -> Results:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except FileNotFoundError as error:
-        raise RobustSNNError(f"no {RESULTS} in {str(folder)!r}: run the benchmark into this folder first.") from error
+        raise RobustSNNError(
+            f"no {RESULTS} in {str(folder)!r}: run the benchmark into this folder first, or let the run that is there go "
+            "on; the file comes with its first model."
+        ) from error
     except OSError as error:
         raise RobustSNNError(f"cannot read {str(path)!r}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -212,6 +215,10 @@ class _Check:
         self.rate(attack, "accuracy", where)
         self.rate(attack, "success", where)
         self.default(attack, "settings", dict, where)
+        self.each(attack, "members", where, self.member)
+
+    def member(self, value: object, where: str) -> None:
+        self.numbers(self.entry(value, where, "member"), where, "count")
 
     def gap(self, value: object, where: str) -> None:
         gap = self.entry(value, where)

@@ -255,19 +255,18 @@ def attack_comparison(results: Results, eps: float | None = None, narrow: bool =
     norm = primary_norm(results)
     entries = [(m, attacks_at(m, chosen, norm, "adversarial")) for m in results["models"]] if chosen else []
     entries = _need([(m, found) for m, found in entries if found], "adversarial attacks at this budget")
-    attacks = {entry["attack"]: title_of(entry, "attack") for _, found in entries for entry in found}
-    rows = list(attacks)
-    ruled = {entry["attack"] for _, found in entries for entry in found if entry["rule"]}
+    rows = _unique(title_of(entry, "attack") for _, found in entries for entry in found)
+    ruled = {title_of(entry, "attack") for _, found in entries for entry in found if entry["rule"]}
     rules = _unique(entry["rule"] for _, found in entries for entry in found if entry["rule"])
     # an attack without gradients spans the row: its accuracy belongs to no rule
-    if not rules or any(not e["rule"] and e["attack"] in ruled for _, found in entries for e in found):
+    if not rules or any(not e["rule"] and title_of(e, "attack") in ruled for _, found in entries for e in found):
         rules.append(None)
     with styled():
-        figure, panels = _panels(len(entries), narrow, per_row=1 if narrow else 4, height=0.55 + 0.27 * len(attacks))
+        figure, panels = _panels(len(entries), narrow, per_row=1 if narrow else 4, height=0.55 + 0.27 * len(rows))
         for ax, (model, found) in zip(panels, entries):
             cells: dict[tuple[str, str | None], Entry] = {}
             for entry in sorted(found, key=lambda e: -e["accuracy"]["value"]):
-                cells[entry["attack"], entry["rule"]] = entry
+                cells[title_of(entry, "attack"), entry["rule"]] = entry
             lowest = min(entry["accuracy"]["value"] for entry in cells.values())
             for (attack, rule), entry in cells.items():
                 spans = not rule and attack not in ruled
@@ -281,9 +280,9 @@ def attack_comparison(results: Results, eps: float | None = None, narrow: bool =
                     frame=entry["accuracy"]["value"] == lowest,
                 )
             ax.set_xlim(-0.5, len(rules) - 0.5)
-            ax.set_ylim(len(attacks) - 0.5, -0.5)
+            ax.set_ylim(len(rows) - 0.5, -0.5)
             ax.set_xticks(range(len(rules)), [shorten(rule or "no gradient", 12) for rule in rules])
-            ax.set_yticks(range(len(attacks)), [shorten(title, 18) for title in attacks.values()])
+            ax.set_yticks(range(len(rows)), [shorten(title, 18) for title in rows])
             if len(rules) > (5 if narrow else 3):
                 ax.tick_params(axis="x", labelrotation=40)
             ax.grid(visible=False)

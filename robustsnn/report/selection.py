@@ -12,6 +12,8 @@ from robustsnn.report.loading import Results
 
 Entry = dict[str, Any]
 COLUMNS = {"FGSM": "fgsm", "PGD": "pgd", "APGD": "apgd"}
+OTHERS = "others"
+"""Column of the attacks that have none of their own: black-box attacks, ensembles, those of other libraries."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +115,23 @@ def is_kind(entry: Entry, stem: str) -> bool:
 
 
 def main_columns(results: Results) -> list[str]:
-    """Return the attack columns of the main table: the standard attacks that the run has."""
-    entries = [entry for model in results["models"] for entry in model["attacks"]]
-    return [column for column, stem in COLUMNS.items() if any(is_kind(entry, stem) for entry in entries)]
+    """Return the attack columns of the main table: the standard attacks that the run has, and one for all others."""
+    entries = [entry for model in results["models"] for entry in model["attacks"] if entry["family"] == "adversarial"]
+    return [column for column in (*COLUMNS, OTHERS) if any(_belongs(entry, column) for entry in entries)]
+
+
+def other_attacks(results: Results) -> list[str]:
+    """Return the titles of the attacks behind the column of the others, in the order of the run."""
+    entries = [entry for model in results["models"] for entry in model["attacks"] if entry["family"] == "adversarial"]
+    return list(dict.fromkeys(title_of(entry, "attack") for entry in entries if _belongs(entry, OTHERS)))
 
 
 def main_blocks(results: Results) -> list[MainBlock]:
     """Return the main table: for the budget that says most and the largest, a row for every model.
 
-    An attack column is the rate under that attack with its strongest gradient rule and variant; ``worst`` is the
-    per-image worst case over everything, which is why it can lie below each of them.
+    An attack column is the rate under that attack with its strongest gradient rule and variant, the column of the others
+    the rate under the strongest of them; ``worst`` is the per-image worst case over everything, which is why it can lie
+    below each of them.
     """
     norm, columns = primary_norm(results), main_columns(results)
     return [
@@ -156,6 +165,12 @@ def successes(results: Results) -> tuple[int, int]:
     return sum(_count(e, "claimed") for e in entries), sum(_count(e, "verified") for e in entries)
 
 
+def _belongs(entry: Entry, column: str) -> bool:
+    if column == OTHERS:
+        return not any(is_kind(entry, stem) for stem in COLUMNS.values())
+    return is_kind(entry, COLUMNS[column])
+
+
 def _count(entry: Entry, key: str) -> int:
     return int(finite(entry.get(key)) or 0)
 
@@ -166,7 +181,7 @@ def _row(model: Entry, eps: float, norm: str, columns: list[str]) -> MainRow:
     adversarial = attacks_at(model, eps, norm, "adversarial")
     cells: dict[str, Entry | None] = {}
     for column in columns:
-        best = strongest([entry for entry in adversarial if is_kind(entry, COLUMNS[column])])
+        best = strongest([entry for entry in adversarial if _belongs(entry, column)])
         cells[column] = best["accuracy"] if best else None
     if gap and gap["random"]:
         random, title = gap["random"], random_title(model, gap)

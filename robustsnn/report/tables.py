@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -24,7 +25,7 @@ from robustsnn.report.formatting import (
     title_of,
 )
 from robustsnn.report.loading import Results, checked
-from robustsnn.report.selection import MainBlock, main_blocks, main_columns
+from robustsnn.report.selection import OTHERS, MainBlock, main_blocks, main_columns, other_attacks
 from robustsnn.report.trust import SIGNS, STYLES, format_p, model_comparisons, model_titles, trusts
 
 
@@ -63,6 +64,8 @@ def main_table(results: Results, block: MainBlock) -> Table:
     columns = main_columns(results)
     for column in ("clean", "random", *columns, "worst"):
         table.add_column(column, justify="right", no_wrap=True)
+    if len(columns) > 3:
+        table.padding = (0, 1, 0, 0)  # one space between columns, so that 80 hold them
     table.add_column("gap (points)", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for row in block.rows:
@@ -71,8 +74,19 @@ def main_table(results: Results, block: MainBlock) -> Table:
         sizes = {rate["n"] for rate in rates if rate}
         cells = [_percent(rate) for rate in rates] + [gap, "/".join(str(n) for n in sorted(sizes)) or MISSING]
         table.add_row(_name(row.title), *cells)
-    table.caption = "random: strongest noise; FGSM, PGD, APGD: worst rule; worst: per image over all attacks"
+    table.caption = _legend(results, columns)
     return table
+
+
+def _legend(results: Results, columns: list[str]) -> str:
+    standard = [column for column in columns if column != OTHERS]
+    parts = ["random: strongest noise"]
+    if standard:
+        parts.append(f"{', '.join(standard)}: worst rule")
+    if OTHERS in columns:
+        others = [shorten(title, 40) for title in other_attacks(results)]
+        parts.append(f"{OTHERS}: {'the strongest of ' if len(others) > 1 else ''}{', '.join(others)}")
+    return escape("; ".join([*parts, "worst: per image over all attacks"]))
 
 
 def comparison_table(results: Results) -> Table | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from robustsnn.attacks.adapters.generators import kept_generators, lent_generators
 from robustsnn.attacks.adapters.target import Target
+from robustsnn.attacks.adaptive import begin
 from robustsnn.attacks.image.ball import BALLS
 from robustsnn.attacks.image.balls.base import per_sample
 from robustsnn.attacks.image.base import ImageAttack
@@ -135,6 +136,7 @@ class LibraryAttack(ImageAttack):
         target = Target(self.model, x, self.ball.bounds, self.work, self.multiple)
         folded = target.fold(x)
         classes = target.probe(folded, y, self.takes_gradient)
+        begin(self.model, 0)  # libraries announce no rows, and nothing is left of the probe or of another batch
         if self.ball.eps == 0:
             return x
         printed = io.StringIO()

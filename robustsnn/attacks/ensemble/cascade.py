@@ -67,8 +67,8 @@ class SpikingAutoAttack(ImageAttack):
         kwargs: of `ImageAttack`. In L2, L1 and L0 the members that are not defined there are left out.
 
     Raises:
-        UnknownNameError: no such preset.
-        RobustSNNError: as `ImageAttack`, or no member is defined in the norm.
+        UnknownNameError: no such preset; no such attack or rule of a member.
+        RobustSNNError: as `ImageAttack`, or a member has parameters that make no sense, or none is defined in the norm.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class SpikingAutoAttack(ImageAttack):
         self.eot_iter = None if eot_iter is None else check_count("eot_iter", eot_iter)
         self.log: list[MemberLog] = []
         self.fooled_by: list[str] = []
+        _check(self.members, model)
         plain = [self._attack(member, model, classes=10) for member in self.members]
         if all(isinstance(attack, str) for attack in plain):
             raise RobustSNNError(f"no member of the ensemble is defined in {self.ball.norm}: {plain[0]}")
@@ -180,4 +181,13 @@ class SpikingAutoAttack(ImageAttack):
             return str(error)
         if isinstance(attack, GradientAttack):
             attack.eot_iter = self.eot_iter or (_EOT if is_stochastic(self.model) else 1)
+        attack.memory = self.memory
         return attack
+
+
+def _check(members: Sequence[Member], model: Model) -> None:
+    """Members are left out where norm, goal or number of classes ask for it, and not for a slip of the pen."""
+    for member in members:
+        build_native(member.attack, model, steps=member.steps, **member.attack_params)
+        if member.rule is not None:
+            build_rule(member.rule, **member.rule_params)

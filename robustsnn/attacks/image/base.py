@@ -238,8 +238,7 @@ class GradientAttack(RestartedAttack):
         if self.eot_iter > 1:
             losses, gradient = losses / self.eot_iter, gradient / self.eot_iter
         zero = ~gradient.flatten(1).any(1)
-        self.work.zero_gradients += int((zero & ~bad).sum())
-        self.work.bad_gradients += int(bad.sum())
+        self.work.zero_gradients += self.eot_iter * int((zero & ~bad).sum())
         fooled = self.wins(logits, y)
         if self.decision_draws > 1 and fooled.any():
             fooled[fooled.clone()] = self.is_fooled(x[fooled], y[fooled])
@@ -257,7 +256,9 @@ class GradientAttack(RestartedAttack):
             losses = self._own_loss(z, y) if loss is None else loss(z, y, rows)
             gradient = torch.autograd.grad(losses.sum(), x, allow_unused=True)[0] if losses.requires_grad else None
         self.work.backwards += len(x)
-        return losses.detach(), *usable_gradient(gradient), z.detach()
+        gradient, bad = usable_gradient(gradient)
+        self.work.bad_gradients += int(bad.sum())
+        return losses.detach(), gradient, bad, z.detach()
 
     def _own_loss(self, z: Tensor, y: Tensor) -> Tensor:
         return -self.loss(z, y) if self.targeted else self.loss(z, y)

@@ -9,8 +9,23 @@ from robustsnn.attacks.named import NATIVE
 
 Kind = Literal["noise", "one-step", "iterative", "black-box"]
 
-ONE_STEP = frozenset({"fgsm", "rfgsm"})
-BLACK_BOX = ("square", "random-search", "transfer", "pixle", "onepixel", "hopskipjump", "boundaryattack", "zooattack")
+ONE_STEP = frozenset({"fgsm", "rfgsm", "ffgsm", "fgm", "fastgradientmethod"})
+BLACK_BOX = (
+    "square",
+    "random-search",
+    "transfer",
+    "spsa",
+    "pixle",
+    "onepixel",
+    "pixelattack",
+    "hopskipjump",
+    "boundaryattack",
+    "zooattack",
+    "signoptattack",
+    "simba",
+    "genattack",
+    "pointwiseattack",
+)
 _ENSEMBLE = "ensemble-"
 
 
@@ -24,7 +39,9 @@ def kind_of(name: str) -> Kind:
     attack = NATIVE.get(key) or NATIVE.get(base)
     if attack is not None and attack.family == "noise":
         return "noise"
-    if key in ONE_STEP:
+    if key == "gn" or "noise" in key:
+        return "noise"
+    if key in ONE_STEP or key.endswith("fastgradientattack"):
         return "one-step"
     if key.startswith(BLACK_BOX) or (attack is not None and not attack.takes_gradient):
         return "black-box"
