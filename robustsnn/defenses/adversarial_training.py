@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class AT(Objective):
     Raises:
         RobustSNNError: a negative radius or step, or less than one step.
     """
+
+    adversarial: ClassVar[bool] = True
 
     eps: float = 8 / 255
     steps: int = 7
