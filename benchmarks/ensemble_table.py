@@ -28,6 +28,7 @@ from robustsnn.classifier import SpikingClassifier  # noqa: E402
 from robustsnn.datasets import load  # noqa: E402
 from robustsnn.evaluation import Progress, parse_config  # noqa: E402
 from robustsnn.evaluation.config import BenchmarkConfig  # noqa: E402
+from robustsnn.evaluation.recipes import Recipe  # noqa: E402
 from robustsnn.evaluation.single import train_one  # noqa: E402
 from robustsnn.evaluation.statistics import rate  # noqa: E402
 from robustsnn.evaluation.verification import decide, is_legal  # noqa: E402
@@ -111,7 +112,7 @@ def main() -> None:
     for recipe in config.models:
         file = folder / f"{recipe.name}.safetensors"
         if not file.exists():
-            record = train_one(recipe, config.data, file, "cpu", Progress())
+            record = train_one(Recipe(data=config.data, model=recipe), file, "cpu", Progress())
             print(
                 f"{file}: test accuracy {record['test_accuracy']['value']:.3f}, {record['seconds']:.0f} s", flush=True
             )

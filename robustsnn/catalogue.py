@@ -58,6 +58,18 @@ def _defenses() -> dict[str, str]:
     return {name: entry.about for name, entry in OBJECTIVES.items()}
 
 
+def _recipes() -> dict[str, str]:
+    from robustsnn.evaluation.recipes import available
+
+    return available()
+
+
+def _suites() -> dict[str, str]:
+    from robustsnn.evaluation.suite_presets import SUITES
+
+    return SUITES
+
+
 def _conversions() -> dict[str, str]:
     from robustsnn.conversion import METHODS
 
@@ -77,6 +89,8 @@ _KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "attacks": _attacks,
     "libraries": _libraries,
     "defenses": _defenses,
+    "recipes": _recipes,
+    "suites": _suites,
     "conversions": _conversions,
     "surrogates": _surrogates,
 }

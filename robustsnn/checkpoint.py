@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from robustsnn.neurons import ScaledIF
 FORMAT = 1
 """Version of the files written here; read are this one and older ones."""
 
-_MODEL = "model"
+MODEL = "model"
+"""Kind of the files that hold a model; see `read_tensors`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec, record:
     """
     weights = model.state_dict()
     _check_fit(weights, spec, "the model")
-    write_tensors(path, _MODEL, weights, {"spec": spec.model_dump(mode="json"), "record": dict(record)})
+    write_tensors(path, MODEL, weights, {"spec": spec.model_dump(mode="json"), "record": dict(record)})
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -69,7 +70,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         RobustSNNError: the file is missing, is damaged or no safetensors file at all, was not written by robustsnn or
             by a newer version of it, or its weights do not fit its description or are not finite.
     """
-    weights, document = read_tensors(path, _MODEL)
+    weights, document = read_tensors(path, MODEL)
     try:
         spec, record = ModelSpec.model_validate(document["spec"]), document["record"]
     except (KeyError, ValidationError) as error:
@@ -81,6 +82,25 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         module.threshold = torch.empty_like(weights[key])
     model.load_state_dict(weights)
     return Checkpoint(model.eval().to(device), spec, record)
+
+
+def update_record(path: str | Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Write a model's file again, in one step, with another record; weights and description stay as they are.
+
+    Args:
+        path: of a file of `save_checkpoint`.
+        change: takes the record that the file holds and returns the new one, plain JSON.
+
+    Returns:
+        the new record.
+
+    Raises:
+        RobustSNNError: as `read_tensors` and `write_tensors`.
+    """
+    tensors, document = read_tensors(path, MODEL)
+    record = change(dict(document.get("record") or {}))
+    write_tensors(path, MODEL, tensors, document | {"record": record})
+    return record
 
 
 def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
+from robustsnn.draws import random_parts
 from robustsnn.encoding import Encoder, build_encoder
 from robustsnn.errors import RobustSNNError
 from robustsnn.layouts import (
@@ -23,7 +24,7 @@ from robustsnn.layouts import (
 )
 from robustsnn.neurons.execution import Execution, NeuronStep, executing, own_step
 from robustsnn.neurons.nodes import IF
-from robustsnn.normalization import quick_eval_norms
+from robustsnn.normalization import norm_of_copies, norms_copies_at_once, quick_eval_norms
 from robustsnn.pixels import Normalize, NormalizedModel
 from robustsnn.pooling import quick_average_pools
 from robustsnn.readout import Readout, build_readout
@@ -107,8 +108,8 @@ class SpikingClassifier(NormalizedModel):
 
     @property
     def stochastic(self) -> bool:
-        """Whether two calls on the same images may differ."""
-        return self.encoder.stochastic
+        """Whether two calls on the same images may differ: the encoder draws, or a layer does (`random_parts`)."""
+        return any(part.stochastic for part in random_parts(self))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[N, K]`` of images ``[N, C, H, W]`` in [0, 1], differentiable through the neurons' own surrogates."""
@@ -170,20 +171,29 @@ class SpikingClassifier(NormalizedModel):
             )
         return self.normalized(self.encoder(images, self.time_steps), images)
 
-    def run(self, frames: Tensor, step: NeuronStep, time_steps: int | None = None) -> Tensor:
+    def run(
+        self,
+        frames: Tensor,
+        step: NeuronStep,
+        time_steps: int | None = None,
+        first_step: int = 0,
+        mean_of: int | None = None,
+    ) -> Tensor:
         """Outputs ``[T, N, K]`` with every neuron doing ``step``; stateless, for gradient rules and analyses.
 
         Args:
             frames: from `encode`; static ``[N, ...]`` or ``[T, N, ...]``.
             step: what a neuron makes of its currents.
             time_steps: T of this run where it is not the model's.
+            first_step: number of its first step where it goes on after another run; see `Execution`.
+            mean_of: how many steps the one frame of this run is the mean of; see `Execution`.
 
         Raises:
             RobustSNNError: neurons that robustsnn does not know, or a network with a loop over time of its own.
         """
         self._check_known_neurons()
         steps = self.time_steps if time_steps is None else time_steps
-        execution = Execution(steps, step, folded=self.layout != "multi")
+        execution = Execution(steps, step, folded=self.layout != "multi", first_step=first_step, mean_of=mean_of)
         if self.layout == "single" and any(_depends_on_batch(module) for module in self.net.modules()):
             raise RobustSNNError(
                 "batch norm or dropout in training mode works on one step at a time in a single-step network, which a "
@@ -315,6 +325,8 @@ def _lift(module: nn.Module, x: Tensor, execution: Execution) -> tuple[Tensor, b
         return execution.step(module, x.unsqueeze(0), execution.time_steps).flatten(0, 1), True
     if _ignores_time(module, execution):
         return module(x), False
+    if execution.folded and norms_copies_at_once(module, x) and not _has_hooks(module):
+        return norm_of_copies(module, x, execution.time_steps), False
     if type(module) is nn.Sequential and not _has_hooks(module):
         lifted = False
         for child in module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -28,7 +29,6 @@ app = typer.Typer(
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
-DatasetOption = Annotated[str, typer.Option("--dataset", help="Data set; `robustsnn list datasets` shows them.")]
 RootOption = Annotated[
     str | None, typer.Option("--data-root", help="Folder of the data set (torchvision's layout), or the .npz file.")
 ]
@@ -93,6 +93,23 @@ def benchmark(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the configuration as YAML, to edit and give to --config.")
     ] = False,
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", help="Run a whole suite in place of the main job: defenses, a table of every defense."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Of a suite: trainings of each defense, 3 unless given.")
+    ] = None,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option("--defense", help="Of a suite: run this defense (and plain) only, repeatable; all unless given."),
+    ] = None,
+    lam: Annotated[
+        list[float] | None, typer.Option("--lam", help="Of a suite: weight of SR in its sweep, repeatable.")
+    ] = None,
+    eps: Annotated[
+        list[str] | None, typer.Option("--eps", help="Radius of the attacks, such as 8/255 or 0.03, repeatable.")
+    ] = None,
 ) -> None:
     """Run the main job: train, convert, attack, and report the gap between random and adversarial perturbation.
 
@@ -109,16 +126,42 @@ def benchmark(
     - `robustsnn benchmark --dataset npz --data-root mine.npz --out out/mine`
 
     - `robustsnn benchmark --show-config > mine.yaml`, edit, `robustsnn benchmark --config mine.yaml`
+
+    - `robustsnn benchmark --suite defenses --dataset digits --seeds 3 --out out/defenses`
     """
     from robustsnn.evaluation import main_job, read_config
-    from robustsnn.evaluation.overrides import with_data, with_epochs, with_seed
+    from robustsnn.evaluation.config import parse_eps
+    from robustsnn.evaluation.overrides import suite_with, with_data, with_epochs, with_eps, with_seed
 
+    if suite is not None:
+        chosen = suite_with(
+            suite,
+            config,
+            data={"name": dataset, "root": data_root, "download": download or None, "n_test": n_test},
+            seeds=seeds,
+            first_seed=seed,
+            defenses=defense or (),
+            lams=lam or (),
+            eps=eps,
+            epochs=epochs,
+            device=device,
+        )
+        if show_config:
+            typer.echo(_yaml(chosen.model_dump(mode="json")))
+            return
+        _run_suite(chosen, out, fresh)
+        return
+    for option, given in (("--seeds", seeds), ("--defense", defense), ("--lam", lam)):
+        if given is not None:
+            raise RobustSNNError(f"{option} belongs to a suite; add --suite defenses")
     settings = main_job(dataset or "digits") if config is None else read_config(config)
     settings = with_data(settings, name=dataset, root=data_root, download=download or None, n_test=n_test)
     if epochs is not None:
         settings = with_epochs(settings, epochs)
     if seed is not None:
         settings = with_seed(settings, seed)
+    if eps:
+        settings = with_eps(settings, [parse_eps(text) for text in eps])
     if device is not None:
         settings = settings.model_copy(update={"device": device})
     if show_config:
@@ -164,6 +207,9 @@ def evaluate(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     fresh: FreshOption = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Note the results in the models' files, where `robustsnn show` finds them.")
+    ] = False,
 ) -> None:
     """Attack trained models, or anybody's, check the evaluation itself, and report.
 
@@ -174,6 +220,7 @@ def evaluate(
     - `robustsnn evaluate mine.py:build --attack pgd --attack square --rule own --out out/mine`
     """
     from robustsnn.evaluation.overrides import evaluation_of
+    from robustsnn.evaluation.record import files_to_note_in, note_evaluation
 
     settings = evaluation_of(
         model,
@@ -190,71 +237,132 @@ def evaluate(
         seed=seed,
         device=device,
     )
-    _run_and_report(settings, out, fresh)
+    if record:
+        files_to_note_in(settings)
+    results = _run_and_report(settings, out, fresh)
+    if record:
+        for file in note_evaluation(settings, results):
+            typer.echo(f"Recorded in {file}")
 
 
 @app.command()
 @_readable_errors
 def train(
-    out: Annotated[Path, typer.Option("--out", help="File of the trained model, .safetensors.")] = Path(
-        "model.safetensors"
-    ),
-    dataset: DatasetOption = "digits",
-    data_root: RootOption = None,
-    download: DownloadOption = False,
-    model: Annotated[str, typer.Option("--model", help="Architecture; `robustsnn list models`.")] = "cnn",
-    neuron: Annotated[str, typer.Option("--neuron", help="if, lif, plif; relu or qcfs for an ANN.")] = "if",
-    time_steps: Annotated[int, typer.Option("--time-steps", help="Number of simulation steps T.")] = 8,
-    encoder: Annotated[str, typer.Option("--encoder", help="direct or poisson.")] = "direct",
-    objective: Annotated[str, typer.Option("--objective", help="ce (plain) or sr; `robustsnn list defenses`.")] = "ce",
-    lam: Annotated[float | None, typer.Option("--lam", help="Weight of the regulariser of sr.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="The data set's own unless given.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per step.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", help="A benchmark's YAML with one model: its recipe and data replace the options above."
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="Recipe: a name (`robustsnn list recipes`) or a YAML file; the options change its entries."
         ),
     ] = None,
-    seed: SeedOption = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File of the trained model; RECIPE.safetensors unless given.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Data set; the recipe's, or digits, unless given.")
+    ] = None,
+    data_root: RootOption = None,
+    download: DownloadOption = False,
+    n_train: Annotated[
+        int | None, typer.Option("--n-train", min=1, help="Use the first N training images only.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Architecture, cnn unless given; `robustsnn list models`.")
+    ] = None,
+    neuron: Annotated[
+        str | None, typer.Option("--neuron", help="if, lif, plif, ...; relu or qcfs for an ANN; if unless given.")
+    ] = None,
+    time_steps: Annotated[
+        int | None, typer.Option("--time-steps", help="Number of simulation steps T, 8 unless given.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="direct, poisson, ...; direct unless given.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective",
+            help="A name (`robustsnn list defenses`) or a sum such as 'sr(lam=0.002) + at(eps=8/255)'; ce unless given.",
+        ),
+    ] = None,
+    lam: Annotated[
+        float | None, typer.Option("--lam", help="Weight of the regulariser of an objective by name.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="The recipe's unless given.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per step.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="KEY=VALUE for any other entry of the recipe, such as training.ema=0.999, repeatable."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Seed of weights and training; 0 unless given.")
+    ] = None,
     device: DeviceOption = "cpu",
     fresh: FreshOption = False,
+    show_recipe: Annotated[
+        bool, typer.Option("--show-recipe", help="Print the recipe as YAML, to edit and give as RECIPE.")
+    ] = False,
 ) -> None:
     """Train one model; run the same command again after an interruption and it goes on, to the same weights.
 
     The best epoch is chosen on a held-out part of the training images. Progress is logged beside the file.
 
-    Example: `robustsnn train --dataset mnist --data-root ~/data --objective sr --lam 0.01 --out sr.safetensors`
+    Examples:
+
+    - `robustsnn train sr-digits`
+
+    - `robustsnn train sr-cifar10-vgg11 --data-root ~/data --device cuda --out sr.safetensors`
+
+    - `robustsnn train --dataset mnist --data-root ~/data --objective "sr(lam=0.01) + at(eps=16/255, steps=5)"`
     """
     from rich.markup import escape
 
-    from robustsnn.evaluation.config import DataConfig
-    from robustsnn.evaluation.single import recipe_in, recipe_of, train_one
+    from robustsnn.defenses.processes import is_main_process
+    from robustsnn.evaluation import Progress
+    from robustsnn.evaluation.recipes import recipe_of
+    from robustsnn.evaluation.single import train_one
     from robustsnn.terminal import Bars, console
 
-    if config is not None:
-        recipe, data = recipe_in(config)
-        data = data.model_copy(update={"root": data_root or data.root, "download": download or data.download})
-    else:
-        data = DataConfig(name=dataset, root=data_root, download=download, n_test=None)
-        recipe = recipe_of(
-            dataset=dataset,
-            architecture=model,
-            neuron=neuron,
-            time_steps=time_steps,
-            encoder=encoder,
-            objective=objective,
-            lam=lam,
-            training={"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
-        )
-    with Bars() as progress:
-        record = train_one(recipe, data, out, device, progress, fresh)
+    chosen = recipe_of(
+        recipe,
+        data={"name": dataset, "root": data_root, "download": download or None, "n_train": n_train},
+        architecture=model,
+        neuron=neuron,
+        time_steps=time_steps,
+        encoder=encoder,
+        objective=objective,
+        lam=lam,
+        training={"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed},
+        changes=change or (),
+    )
+    if show_recipe:
+        typer.echo(_yaml(chosen.model_dump(mode="json")))
+        return
+    file = out or Path(f"{Path(recipe).stem if recipe else 'model'}.safetensors")
+    with Bars() if is_main_process() else nullcontext(Progress()) as progress:
+        record = train_one(chosen, file, device, progress, fresh)
+    if record is None:
+        return
     console.print(
-        f"[bold]{escape(str(out))}[/bold]: test accuracy {_rate(record['test_accuracy'])}, "
+        f"[bold]{escape(str(file))}[/bold]: test accuracy {_rate(record['test_accuracy'])}, "
         f"best epoch {record['selected_epoch']} of {record['epochs']}, {record['seconds']:.0f} s of training",
         soft_wrap=True,
     )
+
+
+@app.command()
+@_readable_errors
+def show(
+    model: Annotated[Path, typer.Argument(help="A trained model, .safetensors.")],
+) -> None:
+    """Say what the file of a trained model is: network, recipe, data, versions, and the robustness measured so far.
+
+    Example: `robustsnn show sr-digits.safetensors`
+    """
+    from robustsnn.report.card import print_card
+    from robustsnn.terminal import console
+
+    print_card(model, console)
 
 
 @app.command()
@@ -293,7 +401,9 @@ def convert(
 
 @app.command()
 @_readable_errors
-def report(folder: Annotated[Path, typer.Argument(help="Output folder of a benchmark or an evaluation.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a benchmark, a suite or an evaluation.")],
+) -> None:
     """Write report.html and the plots of a run again, finished or not, and print its table.
 
     Example: `robustsnn report out/digits`
@@ -307,11 +417,12 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="datasets, models, rules, attacks, libraries, defenses, conversions or surrogates; all unless given."
+            help="datasets, models, rules, attacks, libraries, defenses, recipes, suites, conversions or surrogates; all unless "
+            "given."
         ),
     ] = None,
 ) -> None:
-    """Show the data sets, models, gradient rules, attacks, attack libraries, defenses, conversions and surrogates.
+    """Show the data sets, models, gradient rules, attacks, libraries, defenses, recipes, suites and so on.
 
     Example: `robustsnn list attacks`
     """
@@ -321,24 +432,39 @@ def list_(
     print_catalogue(catalogue(kind), console)
 
 
-def _run_and_report(settings: Any, out: Path, fresh: bool) -> None:
+def _run_and_report(settings: Any, out: Path, fresh: bool) -> dict[str, Any]:
     from robustsnn.evaluation import run_benchmark
     from robustsnn.terminal import Bars
 
     with Bars() as progress:
-        run_benchmark(settings, out, progress, fresh)
+        results = run_benchmark(settings, out, progress, fresh)
+    _report(out)
+    return results
+
+
+def _run_suite(settings: Any, out: Path, fresh: bool) -> None:
+    from robustsnn.evaluation.defense_suite import run_suite
+    from robustsnn.terminal import Bars
+
+    with Bars() as progress:
+        run_suite(settings, out, progress, fresh)
     _report(out)
 
 
 def _report(folder: Path) -> None:
     from rich.markup import escape
 
+    from robustsnn.report.defenses import is_suite, load_suite, print_suite, write_suite
     from robustsnn.report.html import write_report
     from robustsnn.report.loading import load_examples, load_results
     from robustsnn.report.plots import save_plots
     from robustsnn.report.tables import print_summary
     from robustsnn.terminal import console
 
+    if is_suite(folder):
+        print_suite(load_suite(folder), console)
+        console.print(f"Report: [bold]{escape(str(write_suite(folder)))}[/bold]", soft_wrap=True)
+        return
     results = load_results(folder)
     print_summary(results, console)
     save_plots(results, folder / "plots", load_examples(folder))

@@ -1,4 +1,4 @@
-"""From an image to what the network sees at each time step: direct and Poisson coding."""
+"""From an image to what the network sees at each time step: direct, Poisson and frequency coding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustsnn.errors import UnknownNameError
+from robustsnn.draws import RandomModule
+from robustsnn.errors import RobustSNNError, UnknownNameError
 
 
 class Encoder(nn.Module):
@@ -38,7 +39,7 @@ class DirectEncoder(Encoder):
         return images
 
 
-class PoissonEncoder(Encoder):
+class PoissonEncoder(RandomModule, Encoder):
     """Spikes ``1[x >= U]`` with a fresh uniform ``U`` per pixel and step; the gradient passes straight through.
 
     A pixel of value p fires with probability p, so images must lie in [0, 1]. The draws come from the encoder's own
@@ -52,22 +53,11 @@ class PoissonEncoder(Encoder):
     stochastic = True
 
     def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.seed = seed
-        self._generators: dict[torch.device, torch.Generator] = {}
-
-    def reseed(self, seed: int) -> None:
-        """Start the draws again from ``seed`` on every device."""
-        self.seed = seed
-        self._generators.clear()
+        super().__init__(seed)
 
     def forward(self, images: Tensor, time_steps: int) -> Tensor:
         """Spike frames ``[T, N, ...]`` in {0, 1} for images ``[N, ...]`` in [0, 1]."""
-        generator = self._generators.get(images.device)
-        if generator is None:
-            generator = torch.Generator(images.device).manual_seed(self.seed)
-            self._generators[images.device] = generator
-        noise = torch.rand((time_steps, *images.shape), generator=generator, device=images.device, dtype=images.dtype)
+        noise = self.uniform((time_steps, *images.shape), images)
         spikes: Tensor = _StraightThrough.apply(images.expand_as(noise), noise)
         return spikes
 
@@ -86,11 +76,61 @@ class _StraightThrough(torch.autograd.Function):
         return grad, None
 
 
-ENCODERS: dict[str, type[Encoder]] = {"direct": DirectEncoder, "poisson": PoissonEncoder}
+class FrequencyEncoder(Encoder):
+    """Each step shows less of the image's high frequencies (FEEL, Xu et al., NeurIPS 2024).
+
+    Step t sees ``abs(IFFT)`` of the image's Fourier transform inside a centred square window and 0 outside. Of 32x32 images
+    in 8 steps the window has the half-width 16, 14, ..., 2. In general it is ``ceil(size / 2 * (T - t) / T)`` for
+    ``t = 0 ... T-1`` on each of the two last axes, so the first step always sees the image itself and the last the lowest
+    frequencies. A half-width h keeps the frequencies ``-h <= k < h``, of which the lowest has no partner: the inverse is
+    complex, hence the absolute value. Where the window is the whole plane the image is passed on as it is (in [0, 1] that
+    is ``abs(IFFT(FFT))`` without its rounding, whose sign would decide the gradient of black pixels).
+    """
+
+    def forward(self, images: Tensor, time_steps: int) -> Tensor:
+        """Frames ``[T, N, ..., H, W]`` for images ``[N, ..., H, W]``, differentiable.
+
+        Raises:
+            RobustSNNError: images without two spatial axes.
+        """
+        if images.dim() < 3:
+            raise RobustSNNError(
+                f"frequency coding needs images [N, C, H, W], got a tensor of shape {tuple(images.shape)}; take another "
+                "encoder"
+            )
+        size = images.shape[-2:]
+        spectrum = torch.fft.fft2(images)
+        frames = []
+        for t in range(time_steps):
+            rows, columns = (_window(n, half_width(n, t, time_steps), images.device) for n in size)
+            if bool(rows.all()) and bool(columns.all()):
+                frames.append(images)
+            else:
+                frames.append(torch.fft.ifft2(spectrum * (rows[:, None] & columns)).abs())
+        return torch.stack(frames)
+
+
+def half_width(size: int, step: int, time_steps: int) -> int:
+    """Half-width of the window of `FrequencyEncoder` on an axis of ``size`` pixels in step 0..T-1."""
+    return -(-size * (time_steps - step) // (2 * time_steps))
+
+
+def _window(size: int, half: int, device: torch.device) -> Tensor:
+    """Which of ``size`` frequencies, in the order of the transform, are in -half..half-1, ``[size]`` bool."""
+    k = torch.arange(size)
+    k = torch.where(k < (size + 1) // 2, k, k - size)
+    return ((k >= -half) & (k < half)).to(device)
+
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "direct": DirectEncoder,
+    "poisson": PoissonEncoder,
+    "frequency": FrequencyEncoder,
+}
 
 
 def build_encoder(encoder: str | Encoder) -> Encoder:
-    """An encoder by name (``"direct"``, ``"poisson"``), or the given one.
+    """An encoder by name (``"direct"``, ``"poisson"``, ``"frequency"``), or the given one.
 
     Raises:
         UnknownNameError: no encoder of that name.

@@ -13,6 +13,10 @@ class RobustSNNError(ValueError):
     """
 
 
+class DivergedError(RobustSNNError):
+    """A training whose loss or weights are no longer finite; what was saved before stays."""
+
+
 class UnknownNameError(RobustSNNError):
     """A name (model, attack, data set, rule, ...) that is not registered."""
 

@@ -13,7 +13,7 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write ``data`` beside ``path``, flush it to disk, then move it into place in one step.
 
     Raises:
-        RobustSNNError: the folder cannot be written.
+        RobustSNNError: the folder cannot be written, or the disk is full; a file that was there stays as it was.
     """
     path = Path(path)
     content = data.encode() if isinstance(data, str) else data
@@ -28,8 +28,13 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise RobustSNNError(
+                f"cannot write {path}: {error.strerror or error}; make room there or choose another folder (the file that "
+                "was there is as it was)"
+            ) from None
         raise
 
 

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import itself and the rooms of lower floors.
 FLOORS = [
     {"errors", "loops", "runtime"},
-    {"files", "readout", "normalization", "pixels", "pooling"},
+    {"draws", "files", "readout", "normalization", "pixels", "pooling"},
     {"neurons", "encoding"},
     {"layouts"},
     {"classifier"},

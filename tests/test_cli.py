@@ -28,7 +28,7 @@ from robustsnn.evaluation.statistics import rate
 from robustsnn.models import ActivationSpec, ModelSpec, NeuronSpec
 from robustsnn.terminal import Bars, console, print_catalogue
 
-COMMANDS = ("benchmark", "evaluate", "train", "convert", "report", "list")
+COMMANDS = ("benchmark", "evaluate", "train", "show", "convert", "report", "list")
 
 
 @pytest.fixture(autouse=True)
@@ -279,12 +279,12 @@ class TestBadOptions:
         [
             (["benchmark", "--dataset", "mnst"], ["unknown data set 'mnst'. Did you mean 'mnist'?"]),
             (["train", "--dataset", "digit"], ["Did you mean 'digits'?"]),
-            (["train", "--model", "vgg"], ["unknown model 'vgg'. Did you mean 'vgg11'?"]),
+            (["train", "--model", "vgg"], ["unknown model 'vgg'. Did you mean 'vgg9'?"]),
             (["train", "--neuron", "liff"], ["unknown neuron 'liff'. Did you mean 'lif'?"]),
-            (["train", "--encoder", "poison"], ["encoder", "'direct' or 'poisson'"]),
+            (["train", "--encoder", "poison"], ["encoder", "'direct', 'poisson'"]),
             (["train", "--objective", "sra"], ["unknown objective 'sra'. Did you mean 'sr'?"]),
-            (["train", "--objective", "sr", "--lam", "-1"], ["lam of at least 0"]),
-            (["train", "--objective", "sr", "--lam", "nan"], ["lam of at least 0"]),
+            (["train", "--objective", "sr", "--lam", "-1"], ["lam", "at least 0"]),
+            (["train", "--objective", "sr", "--lam", "nan"], ["lam", "at least 0"]),
             (["train", "--time-steps", "0"], ["time_steps", "greater than or equal to 1"]),
             (["train", "--lr", "0"], ["training.lr", "greater than 0"]),
             (["train", "--lr", "nan"], ["training.lr"]),
@@ -492,7 +492,7 @@ class TestBenchmark:
         write_config(Path("mine.yaml"), PLAIN, seed=1)
         options = ["--n-test", 7, "--epochs", 3, "--seed", 5, "--dataset", "npz", "--data-root", "x.npz"]
         shown = yaml.safe_load(succeed("benchmark", "--config", "mine.yaml", "--show-config", *options))
-        assert shown["data"] == {"name": "npz", "root": "x.npz", "download": False, "n_test": 7}
+        assert shown["data"] == {"name": "npz", "root": "x.npz", "download": False, "n_train": None, "n_test": 7}
         assert shown["seed"] == shown["models"][0]["training"]["seed"] == 5
         assert shown["models"][0]["training"]["epochs"] == 3
         untouched = yaml.safe_load(succeed("benchmark", "--config", "mine.yaml", "--show-config"))
@@ -678,7 +678,7 @@ models:
 
     def test_the_recipe_of_the_file_is_trained(self):
         Path("one.yaml").write_text(self.CONFIG)
-        result = call("train", "--config", "one.yaml", "--out", "small.safetensors")
+        result = call("train", "one.yaml", "--out", "small.safetensors")
         assert result.exit_code == 0, result.stderr
         spec = load_checkpoint("small.safetensors").spec
         assert (spec.time_steps, spec.neuron.kind, spec.options) == (2, "lif", {"width": 4, "hidden": 16})
@@ -686,6 +686,6 @@ models:
     @pytest.mark.usefixtures("no_training")
     def test_a_file_without_one_recipe_is_refused(self):
         Path("two.yaml").write_text(self.CONFIG + "  - name: other\n")
-        assert "2 models (small, other)" in refuse("train", "--config", "two.yaml")
+        assert "2 models (small, other)" in refuse("train", "two.yaml")
         Path("done.yaml").write_text("models: [{name: m, checkpoint: m.safetensors}]\n")
-        assert "trained already" in refuse("train", "--config", "done.yaml")
+        assert "trained already" in refuse("train", "done.yaml")

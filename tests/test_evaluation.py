@@ -372,7 +372,13 @@ class TestOverrides:
 
     def test_data_keep_what_is_not_given(self):
         config = with_data(tiny(), name=None, root="x", download=None, n_test=3)
-        assert config.data.model_dump() == {"name": "digits", "root": "x", "download": False, "n_test": 3}
+        assert config.data.model_dump() == {
+            "name": "digits",
+            "root": "x",
+            "download": False,
+            "n_train": None,
+            "n_test": 3,
+        }
 
     @pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "npz"])
     def test_main_job_of_every_data_set_is_sound(self, dataset):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_benchmark import PLAIN, POISSON, RECIPE, Stop, results, samples, tiny, write_npz
 
 from robustsnn.checkpoint import load_checkpoint, save_checkpoint
@@ -208,7 +209,12 @@ class TestFolderOfAnotherRun:
         with pytest.raises(KeyboardInterrupt):
             run_benchmark(config, tmp_path / "out", Stop(after=3))
         found = load_checkpoint(file)
-        save_checkpoint(file, found.model, found.spec, {"another": "record"})
+        save_checkpoint(file, found.model, found.spec, {"another": "record"})  # of the same model: goes on
+        with pytest.raises(KeyboardInterrupt):
+            run_benchmark(config, tmp_path / "out", Stop(after=3))
+        with torch.no_grad():
+            next(found.model.parameters()).view(-1)[0] += 1
+        save_checkpoint(file, found.model, found.spec, found.record)
         with pytest.raises(RobustSNNError, match=r"\(other checkpoints\.m\)"):
             run_benchmark(config, tmp_path / "out", Stop(after=3))
 
@@ -253,7 +259,7 @@ class TestDamage:
         trained = Counted(monkeypatch, "train", preparation)
         check = preparation.check_model
         monkeypatch.setattr(benchmark, "check_model", lambda *args: (check(*args), file.unlink()))
-        monkeypatch.setattr(benchmark, "file_hash", lambda path: "")
+        monkeypatch.setattr(benchmark, "model_hash", lambda path: "")
         with pytest.raises(RobustSNNError, match="does not exist"):
             run_benchmark(config, tmp_path / "out")
         assert trained.calls == 0

@@ -181,15 +181,28 @@ class TestCNN:
         ]
 
 
+NEURON_LAYERS = {
+    "cnn": 3,
+    "vgg9": 7 + 1,
+    "vgg11": 8 + 2,
+    "vgg16": 13 + 2,
+    "resnet18": 1 + 8 * 2,
+    "resnet19": 1 + 8 * 2 + 1,
+    "resnet20": 1 + 9 * 2,
+    "sew-resnet18": 1 + 8 * 2 + 3,
+    "wrn16-4": 6 * 2 + 1,
+}
+
+
 class TestBuild:
     @pytest.mark.parametrize("name", ARCHITECTURES)
     def test_each_neuron_is_its_own(self, name):
         net = build_network(name, (1, 8, 8), 3, NeuronSpec(), width=1 if name == "cnn" else 0.1)
         neurons = [module for module in net.modules() if isinstance(module, IF)]
-        assert len(neurons) == {"cnn": 3, "vgg11": 10, "wrn16-4": 13}[name]
+        assert len(neurons) == NEURON_LAYERS[name]
         assert len({id(neuron) for neuron in neurons}) == len(neurons)
 
-    @pytest.mark.parametrize("name", ["vgg11", "wrn16-4"])
+    @pytest.mark.parametrize("name", ["vgg11", "wrn16-4", "resnet20"])
     def test_initialisation(self, name):
         """He over the fan-out: standard deviation sqrt(2 / (out * kernel)); no biases."""
         torch.manual_seed(0)
@@ -218,6 +231,36 @@ class TestBuild:
             RobustSNNError, match=rf"unknown option of model {name} '{option}'. Did you mean '{near}'\?"
         ):
             on_meta(name, **{option: 1})
+
+    @pytest.mark.parametrize(
+        ("name", "options", "message"),
+        [
+            ("vgg11", {"width": 0}, "option width must be a finite number above 0, got 0"),
+            ("resnet20", {"width": float("nan")}, "option width must be a finite number above 0, got nan"),
+            ("sew-resnet18", {"width": "wide"}, "option width must be a finite number above 0, got 'wide'"),
+            ("resnet19", {"hidden": 0}, "option hidden must be a whole number of at least 1, got 0"),
+            ("vgg9", {"hidden": 12.5}, "option hidden must be a whole number of at least 1, got 12.5"),
+            ("cnn", {"width": 0.5}, "option width must be a whole number of at least 1, got 0.5"),
+            ("wrn16-4", {"depth": 15}, r"option depth must be 6n \+ 4 \(10, 16, 22, 28, 34, 40, ...\) .*, got 15"),
+            ("wrn16-4", {"depth": 6 * 10**9 + 4}, "and at most 1000, got 6000000004"),
+            ("wrn16-4", {"depth": 4}, "option depth must be a whole number of at least 10, got 4"),
+            ("vgg16", {"pool": "mx"}, "unknown value of option pool: 'mx'. Did you mean 'max'.* Known: avg, max"),
+            ("vgg9", {"norm": "tdb"}, "option norm: 'tdb'. Did you mean 'tdbn'.* Known: bn, none, tdbn, tebn"),
+            ("resnet18", {"norm": None}, "option norm: None"),
+            ("sew-resnet18", {"connect": "ADD"}, "option connect: 'ADD'. Did you mean 'add'.* Known: add, and, iand"),
+            ("cnn", {"norm": "tebn"}, "norm 'tebn' .* needs time_steps; an ANN has no steps: take 'bn' or 'tdbn'"),
+            ("resnet20", {"pool": "max"}, "unknown option of model resnet20 'pool'. Known: norm, width"),
+        ],
+        ids=str,
+    )
+    def test_bad_options(self, name, options, message):
+        with pytest.raises(RobustSNNError, match=message) as caught:
+            on_meta(name, **options)
+        assert len(str(caught.value).splitlines()) == 1
+
+    def test_options_are_listed(self):
+        assert ARCHITECTURES["resnet19"].options == {"width": 1.0, "hidden": 256, "norm": "tdbn"}
+        assert ARCHITECTURES["vgg11"].options == {"width": 1.0, "hidden": 4096, "pool": "avg", "norm": "bn"}
 
     def test_unknown_names(self):
         with pytest.raises(RobustSNNError, match=r"unknown model 'vgg-11'. Did you mean 'vgg11'\?"):
@@ -358,6 +401,8 @@ class TestModelSpec:
             self.spec(architecture="vgg12").build()
         with pytest.raises(RobustSNNError, match="unknown option of model vgg11 'depth'"):
             self.spec(options={"depth": 3}).build()
+        with pytest.raises(RobustSNNError, match="time_steps is a field of the model"):
+            self.spec(options={"time_steps": 3}).build()
 
     def test_ann_normalises(self):
         model = self.spec("relu").build().eval()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.defenses.recording import NeuronRecord, recorded_outputs
-from robustsnn.encoding import Encoder
+from robustsnn.draws import random_parts, reseed
 from robustsnn.errors import RobustSNNError
 
 CROSS_ENTROPY = "ce"
@@ -47,6 +47,7 @@ class Batch:
         logits: ``[N, K]`` with their graph.
         records: what the neurons did in the main pass, from the first layer to the last, where an objective of the sum asks
             for it (`Objective.needs_records`); else empty.
+        progress: the share of training that is done, in [0, 1].
 
     """
 
@@ -58,14 +59,16 @@ class Batch:
         clean: Tensor | None = None,
         outputs: bool = False,
         records: bool = False,
+        progress: float = 1.0,
     ) -> None:
         self.model = model
+        self.progress = progress
         self.images = images
         self.clean = images if clean is None else clean
         self.labels = labels
-        self._encoders = [m for m in model.modules() if isinstance(m, Encoder) and m.stochastic]
-        # An encoder draws from a generator of its own. Seeded by the global one, all draws have one origin.
-        self._seed = int(torch.randint(2**62, ())) if self._encoders else 0
+        # Encoders and layers draw from generators of their own. Seeded by the global one, all draws have one origin.
+        self._draws = any(part.stochastic for part in random_parts(model))
+        self._seed = int(torch.randint(2**62, ())) if self._draws else 0
         self._states = _generator_states(images.device)
         self.logits, self.outputs, self.records = self._forward(images, outputs, records)
 
@@ -95,8 +98,8 @@ class Batch:
     def _forward(
         self, images: Tensor, outputs: bool, records: bool
     ) -> tuple[Tensor, Tensor | None, list[NeuronRecord]]:
-        for encoder in self._encoders:
-            encoder.reseed(self._seed)
+        if self._draws:
+            reseed(self.model, self._seed)
         if not outputs and not records:
             return self.model(images), None, []
         if not isinstance(self.model, SpikingClassifier):
@@ -167,16 +170,17 @@ class Objective:
     def after_step(self, model: nn.Module) -> None:
         """Change weights after each step of the optimiser, without a graph."""
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Loss:
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, progress: float = 1.0) -> Loss:
         """The loss of one batch.
 
         Args:
             model: images to logits; used in the mode (train or eval) it is in.
             images: ``[N, C, H, W]`` in [0, 1]; never changed.
             labels: ``[N]`` in 0..K-1.
+            progress: the share of training that is done, in [0, 1], for weights that change over training (`TGO`).
         """
         seen = self.inputs(model, images, labels).detach().requires_grad_(self.needs_input_gradient)
-        batch = Batch(model, seen, labels, images, self.needs_outputs, self.needs_records)
+        batch = Batch(model, seen, labels, images, self.needs_outputs, self.needs_records, progress)
         name, main = self.criterion(batch)
         terms = {name: main, **self.penalty(batch)}
         return Loss(

@@ -21,12 +21,18 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> 
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of optimiser step ``step`` (from 0): linear warm-up to ``lr``, then constant or half a cosine."""
+    """Learning rate of optimiser step ``step`` (from 0).
+
+    A linear warm-up to ``lr``, then as the schedule says: constant, half a cosine over the epochs that are left, or times
+    ``gamma`` at each milestone, whose epochs count from the beginning, warm-up included.
+    """
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
         return config.lr * min(1.0, (step + 1) / warmup)
     if config.schedule == "constant":
         return config.lr
+    if config.schedule == "multistep":
+        return config.lr * config.gamma ** sum(step >= epoch * steps_per_epoch for epoch in config.milestones)
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (config.epochs * steps_per_epoch - warmup)))
 
 

@@ -20,11 +20,12 @@ class Stream(IntEnum):
     AUGMENT = 2
     OBJECTIVE = 3
     VALIDATION = 4
+    AFTER_STEP = 5
 
 
-def derived_seed(config: TrainConfig, stream: Stream, epoch: int = 0) -> int:
-    """Seed in 0..2**63-1 of one stream in one epoch: no state runs on from epoch to epoch, so none need be saved."""
-    state = np.random.SeedSequence([config.seed, stream, epoch]).generate_state(1, np.uint64)
+def derived_seed(config: TrainConfig, stream: Stream, epoch: int = 0, batch: int = 0) -> int:
+    """Seed in 0..2**63-1 of one stream in one epoch and batch: no state runs on, so none need be saved."""
+    state = np.random.SeedSequence([config.seed, stream, epoch, batch]).generate_state(1, np.uint64)
     return int(state[0]) >> 1
 
 

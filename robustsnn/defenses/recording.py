@@ -57,7 +57,7 @@ def differentiable(node: neuron.BaseNode, currents: Tensor, time_steps: int) -> 
     v = torch.full_like(currents[0], dynamics.v_init)
     potentials, spikes = [], []
     for t in range(time_steps):
-        m = charge(v, currents[t if len(currents) > 1 else 0], dynamics)
+        m = charge(v, currents[t if len(currents) > 1 else 0], dynamics.at(t))
         s = node.surrogate_function(m - dynamics.v_threshold)
         reset = s.detach() if dynamics.detach_reset else s
         if dynamics.v_reset is None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from robustsnn.defenses.objective import Batch, Objective
-from robustsnn.errors import RobustSNNError, UnknownNameError
+from robustsnn.defenses.values import number
+from robustsnn.errors import UnknownNameError
 
 NORMS = ("l1", "l2")
 
@@ -44,10 +45,8 @@ class SR(Objective):
     norm: Literal["l1", "l2"] = "l1"
 
     def __post_init__(self) -> None:
-        if not self.lam >= 0:
-            raise RobustSNNError(f"SR needs a weight lam of at least 0, got {self.lam}")
-        if not self.h > 0:
-            raise RobustSNNError(f"SR needs a step h above 0, got {self.h}")
+        object.__setattr__(self, "lam", number("SR", "a weight lam", self.lam))
+        object.__setattr__(self, "h", number("SR", "a step h", self.h, above=True))
         if self.norm not in NORMS:
             raise UnknownNameError("norm of SR", self.norm, NORMS)
 

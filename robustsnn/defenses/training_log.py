@@ -25,6 +25,7 @@ class EpochRecord(BaseModel):
         train_accuracy: in [0, 1], on what the cross entropy saw (augmented, or adversarial where the objective makes
             it so), while the weights were changing.
         validation_accuracy: in [0, 1], on the held-out images after the epoch; None where none are held out.
+        robust_accuracy: the same on some of them under attack; None where the best epoch is not chosen by it.
         seconds: for training and validation.
 
     """
@@ -37,15 +38,16 @@ class EpochRecord(BaseModel):
     terms: dict[str, float]
     train_accuracy: float
     validation_accuracy: float | None
+    robust_accuracy: float | None = None
     seconds: float
 
 
 def best_of(history: Sequence[EpochRecord]) -> EpochRecord:
     """The epoch of highest validation accuracy; of equal ones the last, which trained longest at a lower rate.
 
-    Without held-out images the last epoch.
+    Where there is a robust accuracy it decides, and the other one between equals. Without held-out images the last epoch.
     """
-    return max(history, key=lambda record: (record.validation_accuracy or 0.0, record.epoch))
+    return max(history, key=lambda r: (r.robust_accuracy or 0.0, r.validation_accuracy or 0.0, r.epoch))
 
 
 def write_log(folder: Path, history: Sequence[EpochRecord]) -> None:
@@ -54,11 +56,13 @@ def write_log(folder: Path, history: Sequence[EpochRecord]) -> None:
     Raises:
         RobustSNNError: the folder cannot be written.
     """
-    terms = list(history[-1].terms)
+    terms = list(dict.fromkeys(term for record in history for term in record.terms))
+    robust = ["robust_accuracy"] if history[-1].robust_accuracy is not None else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", "lr", "loss", *terms, "train_accuracy", "validation_accuracy", "seconds"])
+    writer.writerow(["epoch", "lr", "loss", *terms, "train_accuracy", "validation_accuracy", *robust, "seconds"])
     for r in history:
-        values = [r.loss, *(r.terms[term] for term in terms), r.train_accuracy, r.validation_accuracy]
-        writer.writerow([r.epoch, *("" if v is None else f"{v:.6g}" for v in [r.lr, *values]), f"{r.seconds:.3f}"])
+        values = [r.lr, r.loss, *map(r.terms.get, terms), r.train_accuracy, r.validation_accuracy]
+        values += [r.robust_accuracy for _ in robust]
+        writer.writerow([r.epoch, *("" if v is None else f"{v:.6g}" for v in values), f"{r.seconds:.3f}"])
     write_atomic(folder / LOG, text.getvalue())

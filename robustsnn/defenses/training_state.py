@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robustsnn.checkpoint import read_tensors, write_tensors
 from robustsnn.datasets import Split
+from robustsnn.defenses.averaging import WeightAverage
 from robustsnn.defenses.objective import Objective
 from robustsnn.defenses.train_config import TrainConfig
 from robustsnn.defenses.training_log import EpochRecord, best_of
@@ -56,7 +58,9 @@ def identify(model: nn.Module, data: Split, objective: Objective, config: TrainC
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
     layers = [f"{name or 'model'}: {_describe(module)}" for name, module in model.named_modules()]
-    return Identity(config=config.model_dump(), objective=repr(objective), data=digest.hexdigest(), model=layers)
+    return Identity(
+        config=config.model_dump(mode="json"), objective=repr(objective), data=digest.hexdigest(), model=layers
+    )
 
 
 @dataclass
@@ -64,44 +68,67 @@ class TrainingState:
     """Where a run stands between two epochs.
 
     Attributes:
+        model: in training.
+        optimizer: of the model.
+        average: of the model's weights, where the run keeps one.
         history: the epochs done.
         best: weights of the best epoch so far, on the CPU; empty before the first epoch.
 
     """
 
-    history: list[EpochRecord]
-    best: dict[str, Tensor]
+    model: nn.Module
+    optimizer: Optimizer
+    average: WeightAverage | None
+    history: list[EpochRecord] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, record: EpochRecord, model: nn.Module) -> None:
-        """Note an epoch; the model's weights are kept if it is the best one."""
+    def add(self, record: EpochRecord) -> None:
+        """Note an epoch; the weights that it measured are kept if it is the best one."""
         self.history.append(record)
         if best_of(self.history) is record:
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self._measured().items()}
 
-    def save(self, folder: Path, identity: Identity, model: nn.Module, optimizer: Optimizer) -> None:
-        """Write weights, best weights, optimiser and history to one file, in one step.
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that changes in training, by name: weights, best weights where they are others, optimiser, average."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+            tensors["averaged"] = torch.tensor(self.average.updates)
+        if self.history and best_of(self.history) is not self.history[-1]:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+        return tensors
+
+    def load(self, history: list[EpochRecord], tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned after the epochs of ``history``."""
+        self.model.load_state_dict(_under("model.", tensors))
+        _load_optimizer(self.optimizer, _under("optimizer.", tensors))
+        if self.average is not None:
+            self.average.load(_under("average.", tensors), int(tensors["averaged"]))
+        self.history = history
+        if history:
+            measured = _under("best.", tensors) or self._measured()
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in measured.items()}
+
+    def save(self, folder: Path, identity: Identity) -> None:
+        """Write everything to one file, in one step.
 
         Raises:
-            RobustSNNError: the file cannot be written.
+            RobustSNNError: the file cannot be written; the one that was there still is.
         """
-        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-        if best_of(self.history) is not self.history[-1]:
-            tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
         history = [record.model_dump() for record in self.history]
-        write_tensors(folder / STATE, _KIND, tensors, {"identity": identity.model_dump(), "history": history})
+        write_tensors(folder / STATE, _KIND, self.tensors(), {"identity": identity.model_dump(), "history": history})
 
-    @classmethod
-    def restore(cls, folder: Path, identity: Identity, model: nn.Module, optimizer: Optimizer) -> TrainingState:
-        """Load a saved run into ``model`` and ``optimizer``; a fresh state where there is none.
+    def restore(self, folder: Path, identity: Identity) -> None:
+        """Load a saved run; nothing changes where there is none.
 
         Raises:
             RobustSNNError: the file is damaged or of another run.
         """
         path = folder / STATE
         if not path.exists():
-            return cls([], {})
+            return
         tensors, document = read_tensors(path, _KIND)
         try:
             saved = Identity.model_validate(document["identity"])
@@ -113,10 +140,10 @@ class TrainingState:
             raise RobustSNNError(
                 f"{folder} holds the training of another run: {difference}; choose another folder or delete {STATE}"
             )
-        weights = _under("model.", tensors)
-        model.load_state_dict(weights)
-        _load_optimizer(optimizer, _under("optimizer.", tensors))
-        return cls(history, _under("best.", tensors) or weights)
+        self.load(history, tensors)
+
+    def _measured(self) -> dict[str, Tensor]:
+        return self.model.state_dict() if self.average is None else self.average.weights
 
 
 def _describe(module: nn.Module) -> str:

@@ -16,16 +16,17 @@ import torch
 
 import robustsnn
 from robustsnn.attacks.ensemble import PRESETS
-from robustsnn.datasets import ImageDataset, Split, load
+from robustsnn.datasets import ImageDataset, Split
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.aggregation import attack_results, columns_of, gradient_results, is_noise, warnings_of
 from robustsnn.evaluation.checks import assess, checks_from_rows, section
 from robustsnn.evaluation.comparisons import comparisons
 from robustsnn.evaluation.config import BenchmarkConfig, ModelConfig, RuleConfig, label_of
 from robustsnn.evaluation.conversion_curve import conversion_curve
+from robustsnn.evaluation.data import load_data
 from robustsnn.evaluation.examples import example_images
 from robustsnn.evaluation.factory import factory_hash, made_by
-from robustsnn.evaluation.identity import content_hash, file_hash
+from robustsnn.evaluation.identity import content_hash, model_hash
 from robustsnn.evaluation.measurement import (
     Job,
     attack_of,
@@ -138,7 +139,7 @@ class _Run:
     def begin(cls, config: BenchmarkConfig, out: Path, progress: Progress, fresh: bool) -> _Run:
         check_device(config.device)
         check_names(config)
-        dataset = load(config.data.name, config.data.root, config.data.download)
+        dataset = load_data(config.data)
         test = dataset.test.take(min(config.data.n_test or len(dataset.test), len(dataset.test)))
         for entry in config.models:
             check_model(entry, dataset)
@@ -146,7 +147,7 @@ class _Run:
         identity = config.model_dump(mode="json", exclude={"device": True, "data": {"root", "download"}})
         identity["version"] = robustsnn.__version__
         identity["data"]["content"] = content_hash(dataset.train, test)
-        identity["checkpoints"] = {m.name: file_hash(m.checkpoint) for m in config.models if m.checkpoint}
+        identity["checkpoints"] = {m.name: model_hash(m.checkpoint) for m in config.models if m.checkpoint}
         identity["factories"] = {m.name: factory_hash(m.factory) for m in config.models if m.factory}
         if fresh:
             _delete_run(out, config)
@@ -238,7 +239,7 @@ class _Run:
             "time_steps": prepared.model.time_steps,
             "description": _description(prepared),
             "spec": spec.model_dump(mode="json") if spec is not None else None,
-            "training": prepared.record,
+            "training": {key: prepared.record[key] for key in prepared.record if key not in ("evaluations", "trained")},
             **attack_results(rows, config, entry.name, len(self.test)),
             "gradients": [],
         }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -15,14 +14,14 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from robustsnn.attacks.registry import attack_entry
 from robustsnn.defenses import TrainConfig
-from robustsnn.errors import RobustSNNError, UnknownNameError
+from robustsnn.errors import RobustSNNError
+from robustsnn.evaluation.parsing import listed, parse, read_yaml
 from robustsnn.models import ActivationSpec, NeuronSpec
 
 CLEAN = "clean"
@@ -58,7 +57,11 @@ def _filled(entries: tuple[Any, ...]) -> tuple[Any, ...]:
     return entries
 
 
-_SPECS = dict.fromkeys(("if", "lif", "plif"), "NeuronSpec") | dict.fromkeys(("relu", "qcfs"), "ActivationSpec")
+SPIKING = tuple(map(str, get_args(NeuronSpec.model_fields["kind"].annotation)))
+"""Kinds of spiking neurons that a recipe can name."""
+ANN = tuple(map(str, get_args(ActivationSpec.model_fields["kind"].annotation)))
+"""Kinds of activations, of an ANN that is converted."""
+_SPECS = dict.fromkeys(SPIKING, "NeuronSpec") | dict.fromkeys(ANN, "ActivationSpec")
 
 
 def _neuron_kind(value: Any) -> str | None:
@@ -75,7 +78,7 @@ Neuron = Annotated[
     Discriminator(
         _neuron_kind,
         custom_error_type="neuron",
-        custom_error_message="kind must be if, lif or plif, or relu or qcfs for an ANN that is converted",
+        custom_error_message=f"kind must be {listed(SPIKING)}, or {listed(ANN)} for an ANN that is converted",
     ),
 ]
 
@@ -90,6 +93,7 @@ class DataConfig(_Strict):
     name: str = "digits"
     root: str | None = None
     download: bool = False
+    n_train: Annotated[int, Field(ge=1)] | None = Field(None, description="first n training images; all unless given")
     n_test: Annotated[int, Field(ge=1)] | None = Field(None, description="first n test images; all unless given")
 
 
@@ -114,11 +118,13 @@ class ModelConfig(_Strict):
     options: dict[str, Any] = Field(default_factory=dict)
     neuron: Neuron = NeuronSpec()
     time_steps: Annotated[int, Field(ge=1)] = 8
-    encoder: Literal["direct", "poisson"] = "direct"
+    encoder: Literal["direct", "poisson", "frequency"] = "direct"
     readout: Literal["mean", "sum", "max", "last"] = "mean"
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    objective: str = "ce"
-    objective_options: dict[str, float | str] = Field(default_factory=dict)
+    objective: str = Field(
+        "ce", description="a name with objective_options, or text such as sr(lam=0.002) + at(eps=8/255)"
+    )
+    objective_options: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     training: TrainConfig = TrainConfig()
     conversion: ConversionConfig | None = Field(None, description="convert the trained ANN and measure the SNN")
 
@@ -240,65 +246,9 @@ def read_config(path: str | Path) -> BenchmarkConfig:
     Raises:
         RobustSNNError: no such file, not YAML, a misspelt key (the nearest is suggested) or a value that makes no sense.
     """
-    try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise RobustSNNError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RobustSNNError(f"{path} is not a text file; a configuration is YAML") from None
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RobustSNNError(f"{path} is not valid YAML{where}: {problem}") from None
-    if not isinstance(content, dict):
-        raise RobustSNNError(
-            f"{path} must hold keys and values (data, models, attacks, ...), got {type(content).__name__}"
-        )
-    return parse_config(content, str(path))
+    return parse_config(read_yaml(path), str(path))
 
 
 def parse_config(content: dict[str, Any], source: str = "configuration") -> BenchmarkConfig:
     """A `BenchmarkConfig` from plain data; errors as in `read_config`."""
-    try:
-        return BenchmarkConfig.model_validate(content)
-    except ValidationError as error:
-        raise RobustSNNError(f"{source}: {_readable(error)}") from None
-
-
-def _readable(error: ValidationError) -> str:
-    """One line about the most telling error: a key that does not exist, which may be why another one is missing."""
-    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
-    place = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        return f"at {_dotted(place[:-1])}: {UnknownNameError('key', place[-1], _fields_at(place[:-1]))}"
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"at {_dotted(place)}: {message}{more}"
-
-
-def _dotted(place: list[str]) -> str:
-    """A place as in the file, where the names of the specs do not appear."""
-    return ".".join(part for part in place if part not in ("NeuronSpec", "ActivationSpec")) or "the top level"
-
-
-def _fields_at(place: list[str]) -> list[str]:
-    """Names of the fields of the model class that a path of an error leads to."""
-    kinds: list[Any] = [BenchmarkConfig]
-    for part in place:
-        following: list[Any] = []
-        for kind in kinds:
-            if part.isdigit() or kind.__name__ == part:
-                following.append(kind)
-            elif part in kind.model_fields:
-                following += _models_in(kind.model_fields[part].annotation)
-        kinds = following or kinds
-    return sorted({name for kind in kinds for name in kind.model_fields})
-
-
-def _models_in(annotation: Any) -> list[Any]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [kind for argument in getattr(annotation, "__args__", ()) for kind in _models_in(argument)]
+    return parse(BenchmarkConfig, content, source)

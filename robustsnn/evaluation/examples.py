@@ -10,6 +10,7 @@ import torch
 from robustsnn.attacks.context import attacked
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.datasets import Split
+from robustsnn.draws import reseed
 from robustsnn.evaluation.config import BenchmarkConfig, needs_rule
 from robustsnn.evaluation.measurement import Job, attack_of
 from robustsnn.evaluation.verification import decide
@@ -36,7 +37,7 @@ def example_images(
         return {}
     images, labels = test.batch(chosen)
     images, labels = images.to(config.device), labels.to(config.device)
-    model.encoder.reseed(config.seed)
+    reseed(model, config.seed)
     with attacked(model):
         noisy = attack_of(Job(name, config.noises[-1], None, eps), model, config)(images, labels)
         adversarial = attack_of(Job(name, attack, rule, eps), model, config)(images, labels)

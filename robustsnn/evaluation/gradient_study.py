@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustsnn.attacks.context import attacked
 from robustsnn.attacks.inputs import Model, check_logits, usable_gradient
 from robustsnn.attacks.randomness import per_image
-from robustsnn.encoding import Encoder
+from robustsnn.draws import reseed
 
 
 def study_gradients(
@@ -68,9 +68,8 @@ def study_gradients(
 
 
 def _logits(model: Model, x: Tensor, labels: Tensor, seed: int) -> Tensor:
-    for module in model.modules() if isinstance(model, nn.Module) else ():
-        if isinstance(module, Encoder):
-            module.reseed(seed)
+    if isinstance(model, nn.Module):
+        reseed(model, seed)
     logits = model(x)
     check_logits(logits, labels)
     return logits

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
+from robustsnn.checkpoint import MODEL, read_tensors
 from robustsnn.datasets import Split
 
 
@@ -17,6 +19,15 @@ def content_hash(*splits: Split) -> str:
     return digest.hexdigest()
 
 
-def file_hash(path: str | Path) -> str:
-    """Hash of a file's bytes."""
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+def model_hash(path: str | Path) -> str:
+    """Hash of what a checkpoint computes, its description and weights; what is noted in it about the model may change.
+
+    Raises:
+        RobustSNNError: as `read_tensors`.
+    """
+    tensors, document = read_tensors(path, MODEL)
+    digest = hashlib.blake2b(json.dumps(document.get("spec"), sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

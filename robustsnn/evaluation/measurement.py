@@ -17,6 +17,7 @@ from robustsnn.attacks.context import attacked
 from robustsnn.attacks.inputs import check_logits
 from robustsnn.attacks.work import Work
 from robustsnn.classifier import SpikingClassifier
+from robustsnn.draws import reseed
 from robustsnn.evaluation.config import CLEAN, AttackConfig, BenchmarkConfig, RuleConfig, label_of, needs_rule
 from robustsnn.evaluation.gradient_study import study_gradients
 from robustsnn.evaluation.verification import decide, is_legal
@@ -101,7 +102,7 @@ def measure(
     Raises:
         RobustSNNError: logits that are not finite, and as the attack.
     """
-    model.encoder.reseed(_seed(config.seed, job, first))
+    reseed(model, _seed(config.seed, job, first))
     started = time.perf_counter()
     n = len(images)
     work, by = Work(), [""] * n

@@ -15,7 +15,10 @@ from robustsnn.checkpoint import load_checkpoint
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.config import BenchmarkConfig, parse_config, parse_eps
 from robustsnn.evaluation.factory import is_factory, made_by
+from robustsnn.evaluation.parsing import merged, parse
 from robustsnn.evaluation.presets import main_job
+from robustsnn.evaluation.suite import SuiteConfig, chosen, read_suite
+from robustsnn.evaluation.suite_presets import build_suite
 from robustsnn.gradients.support import takes_rules
 from robustsnn.models import ActivationSpec, ModelSpec
 
@@ -27,6 +30,67 @@ def with_data(config: BenchmarkConfig, **changes: Any) -> BenchmarkConfig:
     """The same benchmark on other data; what is None stays as it is."""
     given = {key: value for key, value in changes.items() if value is not None}
     return config.model_copy(update={"data": config.data.model_copy(update=given)})
+
+
+def with_eps(config: BenchmarkConfig, eps: Sequence[float]) -> BenchmarkConfig:
+    """The same benchmark at other radii.
+
+    Raises:
+        RobustSNNError: a radius below 0 or not finite.
+    """
+    return parse_config(config.model_dump(mode="json") | {"eps": list(eps)})
+
+
+def suite_with(
+    name: str,
+    file: str | Path | None = None,
+    *,
+    data: dict[str, Any],
+    seeds: int | None = None,
+    first_seed: int | None = None,
+    defenses: Sequence[str] = (),
+    lams: Sequence[float] = (),
+    eps: Sequence[str] | None = None,
+    epochs: int | None = None,
+    device: str | None = None,
+) -> SuiteConfig:
+    """A suite by name, or from a file, changed by a few options; what is None or empty stays as it is.
+
+    Args:
+        name: of the suite.
+        file: YAML that replaces the suite of that name.
+        data: of `DataConfig`.
+        seeds: how many trainings of each defense.
+        first_seed: the seed of the first, 0 unless given; the others follow.
+        defenses: run these (and the reference) only.
+        lams: weights of SR's sweep, of a suite by name.
+        eps: radii such as ``8/255``.
+        epochs: train for so many.
+        device: where.
+
+    Raises:
+        RobustSNNError: unknown names, bad numbers, or weights for a sweep beside a file, which has its own.
+    """
+    given = {key: value for key, value in data.items() if value is not None}
+    config = build_suite(name, str(given.get("name", "digits")), lams=lams)
+    if file is not None:
+        if lams:
+            raise RobustSNNError(f"the weights of the sweep are in {file}; edit them there, or leave --lam out")
+        config = read_suite(file)
+    content = config.model_dump(mode="json")
+    if seeds is not None or first_seed is not None:
+        first = config.seeds[0] if first_seed is None else first_seed
+        content["seeds"] = list(range(first, first + (len(config.seeds) if seeds is None else seeds)))
+    changes: dict[str, Any] = {"data": given}
+    if eps:
+        changes["eps"] = [parse_eps(text) for text in eps]
+    if device is not None:
+        changes["device"] = device
+    content["benchmark"] = merged(content["benchmark"], changes)
+    if epochs is not None:
+        content["model"] = merged(content["model"], {"training": {"epochs": epochs}})
+    changed = parse(SuiteConfig, content, str(file or name))
+    return chosen(changed, defenses) if defenses else changed
 
 
 def with_seed(config: BenchmarkConfig, seed: int) -> BenchmarkConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from robustsnn.checkpoint import load_checkpoint, save_checkpoint
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.conversion import METHODS, convert, to_spec
 from robustsnn.datasets import ImageDataset
-from robustsnn.defenses import build_model, build_objective, train
+from robustsnn.defenses import build_model, train
+from robustsnn.defenses.training_checks import check_training
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.config import ConversionConfig, ModelConfig
 from robustsnn.evaluation.factory import made_by
+from robustsnn.evaluation.objectives import objective_of
 from robustsnn.evaluation.progress import Progress
+from robustsnn.evaluation.record import training_record
 from robustsnn.models import ModelSpec
 from robustsnn.selftest import self_test
 
@@ -80,7 +84,7 @@ def check_model(config: ModelConfig, dataset: ImageDataset) -> None:
                 f"data set {dataset.name} has {dataset.image_shape} of {dataset.num_classes}"
             )
     else:
-        build_objective(config.objective, **config.objective_options)
+        objective = objective_of(config)
         spec = spec_of(config, dataset)
         model = _build(config.name, spec)
     needs_conversion = not spec.spiking
@@ -94,6 +98,11 @@ def check_model(config: ModelConfig, dataset: ImageDataset) -> None:
     if config.conversion is not None:
         _check_conversion(config.name, config.conversion, spec, model)
     _check_one_pass(config.name, model, dataset)
+    if config.checkpoint is None:
+        try:
+            check_training(model, dataset.train, objective, config.training, torch.device("cpu"))
+        except RobustSNNError as error:
+            raise RobustSNNError(f"model {config.name}: {error}") from None
 
 
 def _build(name: str, spec: ModelSpec) -> nn.Module:
@@ -161,20 +170,12 @@ def train_model(
         the model in eval mode with the weights of its best epoch, and the record of its training.
     """
     model = build_model(spec_of(config, dataset), config.training.seed)
-    objective = build_objective(config.objective, **config.objective_options)
+    objective = objective_of(config)
     progress.start(f"train {config.name}", config.training.epochs)
-    result = train(model, dataset.train, objective, config.training, folder, device, _Epochs(progress))
-    record = {
-        "objective": config.objective,
-        "objective_options": config.objective_options,
-        "training": config.training.model_dump(mode="json"),
-        "dataset": dataset.name,
-        "epochs": config.training.epochs,
-        "selected_epoch": result.best_epoch,
-        "validation_accuracy": result.validation_accuracy,
-        "seconds": result.seconds,
-    }
-    return model.eval(), record
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* input gradients ", RuntimeWarning)  # of attacks inside training
+        result = train(model, dataset.train, objective, config.training, folder, device, _Epochs(progress))
+    return model.eval(), training_record(config, dataset, objective, result, device)
 
 
 def convert_ann(config: ModelConfig, ann: nn.Module, dataset: ImageDataset, device: str) -> SpikingClassifier:

@@ -8,95 +8,48 @@ from typing import Any
 from robustsnn.checkpoint import load_checkpoint, save_checkpoint
 from robustsnn.conversion import to_spec
 from robustsnn.datasets import ImageDataset, load
+from robustsnn.defenses.processes import is_main_process
 from robustsnn.defenses.training_log import LOG
 from robustsnn.defenses.training_state import STATE
-from robustsnn.errors import RobustSNNError, UnknownNameError
+from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.benchmark import check_device
-from robustsnn.evaluation.config import ConversionConfig, DataConfig, ModelConfig, parse_config, read_config
+from robustsnn.evaluation.config import ConversionConfig, parse_config
 from robustsnn.evaluation.conversion_curve import accuracy, conversion_curve
+from robustsnn.evaluation.data import load_data
 from robustsnn.evaluation.preparation import check_model, convert_ann, spec_of, train_model
-from robustsnn.evaluation.presets import main_job
 from robustsnn.evaluation.progress import Progress
+from robustsnn.evaluation.recipes import Recipe
 from robustsnn.files import writable_folder
 from robustsnn.models import ActivationSpec
 
 _BATCH = 256
-_ANNS = ("relu", "qcfs")
-_NEURONS = ("if", "lif", "plif", *_ANNS)
 
 
-def recipe_of(
-    *,
-    dataset: str,
-    architecture: str,
-    neuron: str,
-    time_steps: int,
-    encoder: str,
-    objective: str,
-    lam: float | None,
-    training: dict[str, Any],
-) -> ModelConfig:
-    """The recipe of one model from a few options; what is None in ``training`` is taken from the data set's main job.
-
-    Raises:
-        RobustSNNError: an unknown neuron, or values that make no sense.
-    """
-    if neuron not in _NEURONS:
-        raise UnknownNameError("neuron", neuron, _NEURONS)
-    preset = main_job(dataset).models[0].training.model_dump(mode="json")
-    content: dict[str, Any] = {
-        "name": "model",
-        "architecture": architecture,
-        "neuron": {"kind": neuron, "bound": 4.0} if neuron in _ANNS else {"kind": neuron},
-        "time_steps": time_steps,
-        "encoder": encoder,
-        "objective": objective,
-        "objective_options": {} if lam is None else {"lam": lam},
-        "training": preset | {key: value for key, value in training.items() if value is not None},
-    }
-    if neuron in _ANNS:
-        content["conversion"] = {"method": "qcfs" if neuron == "qcfs" else "opi"}
-    return parse_config({"models": [content]}, "train").models[0]
-
-
-def recipe_in(file: Path) -> tuple[ModelConfig, DataConfig]:
-    """The recipe of the one model of a benchmark's configuration file, and its data.
-
-    Raises:
-        RobustSNNError: as `read_config`, or the file has several models or a finished one.
-    """
-    config = read_config(file)
-    names = [model.name for model in config.models]
-    if len(names) != 1:
-        raise RobustSNNError(f"{file} has {len(names)} models ({', '.join(names)}); train takes a file with one")
-    if config.models[0].checkpoint is not None:
-        raise RobustSNNError(f"the model in {file} is a checkpoint, which is trained already; give a recipe")
-    return config.models[0], config.data
-
-
-def train_one(
-    recipe: ModelConfig, data: DataConfig, out: Path, device: str, progress: Progress, fresh: bool = False
-) -> dict[str, Any]:
+def train_one(recipe: Recipe, out: Path, device: str, progress: Progress, fresh: bool = False) -> dict[str, Any] | None:
     """Train one model into the file ``out`` and return its record with the accuracy on the test images.
 
     Epochs are saved in ``<out>.training``; the same call goes on where an earlier one stopped, unless it is to begin
-    afresh.
+    afresh. Of several processes that torchrun started, the first one writes and the others return None.
 
     Raises:
         RobustSNNError: before training, whatever is wrong with names, numbers, data, device or folder.
     """
     check_device(device)
     folder = _training_folder(out)
-    dataset = load(data.name, data.root, data.download)
-    check_model(recipe, dataset)
+    dataset = load_data(recipe.data)
+    check_model(recipe.model, dataset)
     writable_folder(out.parent)
-    if fresh:
+    if fresh and is_main_process():
         for path in (out, folder / STATE, folder / LOG):
             path.unlink(missing_ok=True)
-    model, record = train_model(recipe, dataset, folder, device, progress)
-    images, labels = dataset.test.batch(slice(None))
-    record["test_accuracy"] = accuracy(model, images.to(device), labels.to(device), _BATCH)
-    save_checkpoint(out, model, spec_of(recipe, dataset), record)
+    model, record = train_model(recipe.model, dataset, folder, device, progress)
+    if not is_main_process():
+        return None
+    where = next(model.parameters()).device
+    test = dataset.test.take(min(recipe.data.n_test or len(dataset.test), len(dataset.test)))
+    images, labels = test.batch(slice(None))
+    record["test_accuracy"] = accuracy(model, images.to(where), labels.to(where), _BATCH)
+    save_checkpoint(out, model, spec_of(recipe.model, dataset), record)
     return record
 
 

@@ -35,10 +35,13 @@ _AFFINE_IN_EVAL: tuple[type[nn.Module], ...] = (
 def is_affine_between_neurons(net: nn.Module) -> bool:
     """Whether every leaf module of ``net`` is a spiking neuron or known to be affine.
 
-    A module of one's own counts when it has the attribute ``is_affine = True``. What a container computes in its own
-    ``forward`` cannot be seen here; the caller checks it on the numbers.
+    A module of one's own counts when it has the attribute ``is_affine = True``; a container with ``is_affine = False``
+    does not, whatever is in it. What any other container computes in its own ``forward`` cannot be seen here; the caller
+    checks it on the numbers.
     """
     inside_neurons = {id(part) for module in net.modules() if is_supported(module) for part in module.modules()}
+    if any(getattr(module, "is_affine", None) is False for module in net.modules()):
+        return False
     return all(
         id(module) in inside_neurons or next(module.children(), None) is not None or _is_affine(module)
         for module in net.modules()

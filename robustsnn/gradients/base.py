@@ -32,9 +32,16 @@ class FrameRule(ABC):
             RobustSNNError: the network has neurons or layers that the rule cannot take over.
         """
 
-    def _run(self, model: SpikingClassifier, frames: Tensor, step: NeuronStep, time_steps: int | None = None) -> Tensor:
+    def _run(
+        self,
+        model: SpikingClassifier,
+        frames: Tensor,
+        step: NeuronStep,
+        time_steps: int | None = None,
+        mean_of: int | None = None,
+    ) -> Tensor:
         with naming(self):
-            return model.run(frames, step, time_steps=time_steps)
+            return model.run(frames, step, time_steps=time_steps, mean_of=mean_of)
 
 
 @contextmanager

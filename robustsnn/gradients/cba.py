@@ -52,7 +52,7 @@ class CBA(FrameRule):
             else:
                 values, _ = watch(model, frames, lambda dynamics: None, current=False)
         mean_frame = frames if model.encoder.static else frames.mean(0, keepdim=True)
-        outputs = self._run(model, mean_frame, self._activate, 1)[0]
+        outputs = self._run(model, mean_frame, self._activate, 1, mean_of=model.time_steps)[0]
         per_step = model.readout.per_step
         return with_values(outputs if per_step is None else outputs * per_step(model.time_steps), values)
 

@@ -70,6 +70,7 @@ def watch(
             waiting = iter(calls)
             known = before_the_first_neuron(model.net) if start and calls and calls[0][1].static and chain else []
             with unvalued_convolutions(known):
-                outputs.append(model.run(piece, further if start else first, time_steps=count))
+                step = further if start else first
+                outputs.append(model.run(piece, step, time_steps=count, first_step=start))
             start += count
         return model.readout(torch.cat(outputs)), calls

@@ -48,8 +48,9 @@ class HART(RateRule):
         with torch.no_grad():
             x = x_seq.detach().contiguous()
             start = torch.full_like(x[0], dynamics.v_init)
-            loops = compiled if compiled.supports(x) else stepwise
-            s_seq, m = loops.forward(x, time_steps, start, dynamics, True)
+            loops = compiled if compiled.take(x, dynamics) else stepwise
+            now = dynamics.during(0, time_steps, x.shape[2:])
+            s_seq, m = loops.forward(x, time_steps, start, now, True)
             assert m is not None
             psi = self.slope(dynamics)(m - dynamics.v_threshold) * dynamics.input_gain
         return _TimeMean.apply(x_seq, s_seq, psi)  # type: ignore[no-any-return]

@@ -26,6 +26,9 @@ class RGA(RateRule):
     ``gamma`` is a rate per current, so where current and threshold are multiplied by c it has to be divided by c to give
     the same attack, as a sharpness has to be. It is taken as published for every threshold.
 
+    Neurons whose leak is trained for every step get the polyline of their mean leak, held to [0, 1]; the paper knows a
+    constant leak only.
+
     Args:
         gamma: slope below the rheobase, ``gamma_R`` of the paper; above 0.
         beta: current, in units of the threshold, above which nothing is left of the gradient; at least 1 (2 keeps
@@ -47,6 +50,8 @@ class RGA(RateRule):
         """``w g(w x)`` at the mean input x of each neuron."""
         dynamics, x = tally.dynamics, tally.current
         w, theta = dynamics.input_gain, dynamics.v_threshold - dynamics.rest
+        if dynamics.leaks is not None:
+            return self._gain_by_mean_leak(x, dynamics.leaks.mean(0).clamp(0, 1), theta)
         rheobase = dynamics.rate * theta
         upper = (1 - self.gamma * rheobase) / (self.beta * theta - rheobase)
         # Comparisons as numbers in place: several times faster on the CPU than masks, and exactly 0 outside.
@@ -56,6 +61,13 @@ class RGA(RateRule):
             return positive.sub_(saturated).mul_(upper * w)
         above = torch.gt(x, rheobase / w, out=torch.empty_like(x))
         return positive.sub_(above).mul_(self.gamma * w).add_(above.sub_(saturated).mul_(upper * w))
+
+    def _gain_by_mean_leak(self, x: Tensor, leak: Tensor, theta: float) -> Tensor:
+        rheobase, end = (1 - leak) * theta, self.beta * theta
+        upper = (1 - self.gamma * rheobase) / (end - rheobase)
+        above = torch.where(rheobase > 0, x > rheobase, x >= 0) & (x <= end)
+        below = (x >= 0) & (x <= rheobase) & (rheobase > 0)
+        return torch.where(above, upper, torch.where(below, self.gamma, 0.0)).to(x.dtype)
 
     def __repr__(self) -> str:
         return self._shown(f"gamma={self.gamma}", f"beta={self.beta}")

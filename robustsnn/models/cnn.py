@@ -5,30 +5,43 @@ from __future__ import annotations
 from torch import nn
 
 from robustsnn.models.neuron_spec import NeuronFactory
+from robustsnn.models.norms import Norms
+from robustsnn.models.options import whole
+from robustsnn.models.pools import halve
+from robustsnn.models.stages import conv3x3
 
 
 def cnn(
-    image_shape: tuple[int, int, int], num_classes: int, neuron: NeuronFactory, width: int = 16, hidden: int = 128
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    neuron: NeuronFactory,
+    norms: Norms,
+    width: int = 16,
+    hidden: int = 128,
+    pool: str = "avg",
 ) -> nn.Sequential:
-    """Two 3x3 convolutions (``width``, ``2 width`` channels) with batch norm, average pooling, two linear layers.
+    """Two 3x3 convolutions (``width``, ``2 width`` channels) with norm, pooling (``avg`` or ``max``), two linear layers.
 
     Images of at least 16 pixels are pooled after the first convolution too. ``neuron()`` makes each non-linearity, so
     the same network with activations is the ANN.
     """
     channels, height, size = image_shape
-    pool_first = min(height, size) >= 16
-    pooled = 4 if pool_first else 2
+    width, hidden = whole("width", width), whole("hidden", hidden)
+    pool_first: list[nn.Module] = []
+    if min(height, size) >= 16:
+        pool_first, height, size = halve(pool, height, size)
+    pool_second, height, size = halve(pool, height, size)
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(width),
+        conv3x3(channels, width, norms),
+        norms(width),
         neuron(),
-        *([nn.AvgPool2d(2)] if pool_first else []),
-        nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(2 * width),
+        *pool_first,
+        conv3x3(width, 2 * width, norms),
+        norms(2 * width),
         neuron(),
-        nn.AvgPool2d(2),
+        *pool_second,
         nn.Flatten(),
-        nn.Linear(2 * width * (height // pooled) * (size // pooled), hidden),
+        nn.Linear(2 * width * height * size, hidden),
         neuron(),
         nn.Linear(hidden, num_classes),
     )

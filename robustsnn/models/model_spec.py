@@ -8,9 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from robustsnn.classifier import SpikingClassifier
+from robustsnn.errors import RobustSNNError
 from robustsnn.models.ann import AnnClassifier
 from robustsnn.models.neuron_spec import ActivationSpec, NeuronSpec, ScaledIFSpec
 from robustsnn.models.registry import build_network
+from robustsnn.neurons import fix_shapes
 
 
 class ModelSpec(BaseModel):
@@ -25,7 +27,7 @@ class ModelSpec(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict, description="of the architecture, e.g. width")
     neuron: NeuronSpec | ScaledIFSpec | ActivationSpec = Field(NeuronSpec(), discriminator=None)
     time_steps: Annotated[int, Field(ge=1)] = 8
-    encoder: Literal["direct", "poisson"] = "direct"
+    encoder: Literal["direct", "poisson", "frequency"] = "direct"
     readout: Literal["mean", "sum", "max", "last"] = "mean"
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     image_shape: tuple[int, int, int]
@@ -37,11 +39,22 @@ class ModelSpec(BaseModel):
         return not isinstance(self.neuron, ActivationSpec)
 
     def network(self) -> nn.Module:
-        """The bare network with fresh weights."""
-        return build_network(self.architecture, self.image_shape, self.num_classes, self.neuron, **self.options)
+        """The bare network with fresh weights.
+
+        Raises:
+            RobustSNNError: as `build_network`, or time_steps among the options.
+        """
+        if "time_steps" in self.options:
+            raise RobustSNNError("time_steps is a field of the model and no option of its architecture")
+        steps = self.time_steps if self.spiking else None
+        return build_network(
+            self.architecture, self.image_shape, self.num_classes, self.neuron, time_steps=steps, **self.options
+        )
 
     def build(self) -> nn.Module:
         """A `SpikingClassifier` (or an `AnnClassifier`) with fresh weights, drawn from torch's global generator."""
         if not self.spiking:
             return AnnClassifier(self.network(), self.normalize)
-        return SpikingClassifier(self.network(), self.time_steps, self.encoder, self.readout, self.normalize)
+        net = self.network()
+        fix_shapes(net, self.image_shape, self.time_steps)
+        return SpikingClassifier(net, self.time_steps, self.encoder, self.readout, self.normalize)

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from robustsnn.neurons import IF, LIF, PLIF, QCFS, ScaledIF, build_surrogate
+from robustsnn.neurons import (
+    DLIF,
+    IF,
+    LIF,
+    PLIF,
+    QCFS,
+    EvolutionaryLIF,
+    NoisyNeuron,
+    ScaledIF,
+    StochasticGates,
+    build_surrogate,
+)
 
 NeuronFactory = Callable[[], nn.Module]
 
@@ -18,12 +29,16 @@ class NeuronSpec(BaseModel):
 
     The default is the setting of the SR release (Liu et al., ICML 2024): IF with threshold 1, hard reset that is not
     detached, triangular surrogate of width 1.
+
+    ``dlif`` is `DLIF`, ``feel`` is `EvolutionaryLIF`; their parameters get their shapes when the model is built.
+    ``gates`` puts `StochasticGates` behind any kind (StoG is ``kind="if", gates=True``), ``noise`` wraps any kind in a
+    `NoisyNeuron`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["if", "lif", "plif"] = "if"
-    tau: float = Field(2.0, gt=1.0, description="time constant of lif and plif: leak 1 - 1/tau")
+    kind: Literal["if", "lif", "plif", "dlif", "feel"] = "if"
+    tau: float = Field(2.0, gt=1.0, description="time constant of lif, plif and dlif: leak 1 - 1/tau; dlif: 100")
     decay_input: bool = Field(False, description="lif and plif: scale the current by 1/tau")
     v_threshold: float = Field(1.0, gt=0.0)
     reset: Literal["hard", "soft"] = "hard"
@@ -31,9 +46,33 @@ class NeuronSpec(BaseModel):
     surrogate: str = "triangle"
     alpha: float | None = Field(None, description="sharpness of the surrogate; its own default unless given")
     v_init: float | None = Field(None, description="potential before the first step; at rest unless given")
+    gates: bool = Field(False, description="stochastic gates on the spikes")
+    noise: float = Field(0.0, ge=0.0, description="standard deviation of noise on the potential in training")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_leak(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("kind") == "dlif":
+            return {"tau": 100.0, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _has_what_it_names(self) -> NeuronSpec:
+        if self.kind == "dlif" and self.decay_input:
+            raise ValueError("dlif scales its current by trained numbers; leave decay_input out")
+        return self
 
     def __call__(self) -> nn.Module:
-        """A fresh neuron."""
+        """A fresh neuron; with gates or noise a module that contains one."""
+        module = self._neuron()
+        if self.noise:
+            if isinstance(module, DLIF):
+                module.neuron = NoisyNeuron(module.neuron, self.noise)
+            else:
+                module = NoisyNeuron(module, self.noise)
+        return nn.Sequential(module, StochasticGates()) if self.gates else module
+
+    def _neuron(self) -> Any:
         sharpness: dict[str, float] = {} if self.alpha is None else {"alpha": self.alpha}
         common: dict[str, Any] = {
             "v_threshold": self.v_threshold,
@@ -46,6 +85,10 @@ class NeuronSpec(BaseModel):
             return IF(**common)
         if self.kind == "lif":
             return LIF(self.tau, decay_input=self.decay_input, **common)
+        if self.kind == "dlif":
+            return DLIF(self.tau, **common)
+        if self.kind == "feel":
+            return EvolutionaryLIF(**common)
         return PLIF(self.tau, decay_input=self.decay_input, **common)
 
 

@@ -1,4 +1,4 @@
-"""The CIFAR VGG-11 of the SNN robustness literature (SNN-RAT, SR, ...)."""
+"""VGG-9, VGG-11 and VGG-16 for small images."""
 
 from __future__ import annotations
 
@@ -6,40 +6,97 @@ from torch import nn
 
 from robustsnn.models.initialise import kaiming_fan_out
 from robustsnn.models.neuron_spec import NeuronFactory
+from robustsnn.models.norms import Norms
+from robustsnn.models.options import positive, scaled, whole
+from robustsnn.models.pools import halve
 
 _POOL = "pool"
 _PLANS: dict[str, tuple[int | str, ...]] = {
+    "vgg9": (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL),
     "vgg11": (64, _POOL, 128, 256, _POOL, 512, 512, 512, _POOL, 512, 512),
+    "vgg16": (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL, 512, 512, 512, _POOL, 512, 512, 512, _POOL),
 }
 
 
-def vgg11(
-    image_shape: tuple[int, int, int], num_classes: int, neuron: NeuronFactory, width: float = 1.0, hidden: int = 4096
+def vgg9(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    neuron: NeuronFactory,
+    norms: Norms,
+    width: float = 1.0,
+    hidden: int = 1024,
+    pool: str = "avg",
 ) -> nn.Sequential:
-    """conv 64, AP, 128, 256, AP, 512 x3, AP, 512 x2; FC ``hidden`` x2, FC classes. No dropout.
+    """conv 64 x2, P, 128 x2, P, 256 x3, P; FC ``hidden``, FC classes. No dropout.
 
-    Each convolution is 3x3 with batch norm and a neuron; AP halves the image by averaging. On 32x32 images the flattened
-    size is 512 * 16. ``width`` scales every channel count and ``hidden``.
+    The layers of Kim and Panda, Frontiers in Neuroscience 2021. Parts and options as in `vgg11`; the flattened size on
+    32x32 images is 256 * 16.
     """
+    return _vgg("vgg9", image_shape, num_classes, neuron, norms, width, [hidden], pool)
+
+
+def vgg11(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    neuron: NeuronFactory,
+    norms: Norms,
+    width: float = 1.0,
+    hidden: int = 4096,
+    pool: str = "avg",
+) -> nn.Sequential:
+    """conv 64, P, 128, 256, P, 512 x3, P, 512 x2; FC ``hidden`` x2, FC classes. No dropout.
+
+    Each convolution is 3x3 with norm and a neuron; P halves the image by averaging (``pool="avg"``) or by the maximum
+    (``"max"``). On 32x32 images the flattened size is 512 * 16. ``width`` scales every channel count and ``hidden``.
+    """
+    return _vgg("vgg11", image_shape, num_classes, neuron, norms, width, [hidden, hidden], pool)
+
+
+def vgg16(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    neuron: NeuronFactory,
+    norms: Norms,
+    width: float = 1.0,
+    hidden: int = 4096,
+    pool: str = "avg",
+) -> nn.Sequential:
+    """conv 64 x2, P, 128 x2, P, 256 x3, P, 512 x3, P, 512 x3, P; FC ``hidden`` x2, FC classes. No dropout.
+
+    Configuration D of Simonyan and Zisserman, ICLR 2015, as the conversion literature uses it on CIFAR. Parts and options
+    as in `vgg11`; the flattened size on 32x32 images is 512. Smaller images run out of pixels; the pools left over are
+    then left out.
+    """
+    return _vgg("vgg16", image_shape, num_classes, neuron, norms, width, [hidden, hidden], pool)
+
+
+def _vgg(
+    plan: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    neuron: NeuronFactory,
+    norms: Norms,
+    width: float,
+    hidden: list[int],
+    pool: str,
+) -> nn.Sequential:
+    width = positive("width", width)
     layers: list[nn.Module] = []
     channels, height, size = image_shape
-    for entry in _PLANS["vgg11"]:
+    for entry in _PLANS[plan]:
         if isinstance(entry, str):
-            layers.append(nn.AvgPool2d(2))
-            height, size = height // 2, size // 2
+            pools, height, size = halve(pool, height, size)
+            layers += pools
             continue
-        out = max(1, round(entry * width))
-        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), neuron()]
+        out = scaled(entry, width)
+        layers += [nn.Conv2d(channels, out, 3, padding=1), norms(out), neuron()]
         channels = out
-    units = max(1, round(hidden * width))
-    net = nn.Sequential(
-        *layers,
-        nn.Flatten(),
-        nn.Linear(channels * height * size, units),
-        neuron(),
-        nn.Linear(units, units),
-        neuron(),
-        nn.Linear(units, num_classes),
-    )
+    layers.append(nn.Flatten())
+    features = channels * height * size
+    for units in hidden:
+        units = scaled(whole("hidden", units), width)
+        layers += [nn.Linear(features, units), neuron()]
+        features = units
+    net = nn.Sequential(*layers, nn.Linear(features, num_classes))
     kaiming_fan_out(net)
     return net

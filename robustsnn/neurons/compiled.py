@@ -193,6 +193,11 @@ def supports(x_seq: Tensor) -> bool:
     return x_seq.device.type == "cpu" and x_seq.dtype in (torch.float32, torch.float64)
 
 
+def take(x_seq: Tensor, dynamics: Dynamics) -> bool:
+    """Whether the compiled loops run neurons of these dynamics on this tensor: constants that hold for every step."""
+    return supports(x_seq) and dynamics.leaks is None
+
+
 def forward(x_seq: Tensor, time_steps: int, v: Tensor, dynamics: Dynamics, keep: bool) -> tuple[Tensor, Tensor | None]:
     """As `stepwise.forward`, for contiguous tensors on the CPU."""
     s = x_seq.new_empty(time_steps, *x_seq.shape[1:])

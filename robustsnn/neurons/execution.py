@@ -28,6 +28,27 @@ class Execution:
     step: NeuronStep
     folded: bool = True
     """True: tensors between layers are ``[T*N, ...]``, time-major. False: ``[T, N, ...]`` (SpikingJelly's multi-step)."""
+    first_step: int = 0
+    """Number, from 0, of this run's first step among those of the model: above 0 where a run goes on after another one."""
+    mean_of: int | None = None
+    """For a run of one step on the mean frame: how many steps it stands for."""
+
+    def of_steps(self, values: Tensor) -> Tensor:
+        """The entries of ``values`` ``[T, ...]``, one for each step of the model, that belong to this run's steps.
+
+        Of a run on the mean frame their mean, ``[1, ...]``.
+
+        Raises:
+            RobustSNNError: there are fewer entries than steps.
+        """
+        stop = self.first_step + (self.time_steps if self.mean_of is None else self.mean_of)
+        if stop > len(values):
+            raise RobustSNNError(
+                f"layers with parameters for {len(values)} steps were run for {stop}; give the model "
+                f"time_steps={len(values)}"
+            )
+        chosen = values[self.first_step : stop]
+        return chosen if self.mean_of is None else chosen.mean(0, keepdim=True)
 
     def __call__(self, node: neuron.BaseNode, x: Tensor) -> Tensor:
         """Output of ``node`` for the input it gets inside the network."""

@@ -45,8 +45,9 @@ def multistep(
     steps = len(x_seq) if time_steps is None else time_steps
     _check(x_seq, steps, v)
     cut = dynamics.detach_reset if detach_reset is None else detach_reset
-    loops = loops or (compiled if compiled.supports(x_seq) else stepwise)
-    w = dynamics.w
+    loops = loops or (compiled if compiled.take(x_seq, dynamics) else stepwise)
+    dynamics = dynamics.during(0, steps, x_seq.shape[2:])
+    w = dynamics.w if dynamics.leaks is None else dynamics.leaks
     if not torch.is_grad_enabled():  # autograd would still ask for the potentials
         x_seq, w, v = x_seq.detach(), None, None if v is None else v.detach()
     return _MultiStep.apply(x_seq, v, w, dynamics, slope, steps, not cut, loops)[:2]  # type: ignore[no-any-return]
@@ -78,7 +79,7 @@ class _MultiStep(torch.autograd.Function):
         loops: ModuleType,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         keep = any(ctx.needs_input_grad)
-        order = _order_in_memory(x_seq, slope)
+        order = _order_in_memory(x_seq, slope, dynamics)
         x_seq = x_seq.permute(order.inward).contiguous()
         start = torch.full_like(x_seq[0], dynamics.v_init)
         if v is not None:
@@ -121,7 +122,7 @@ class _MultiStep(torch.autograd.Function):
         dx = dx.permute(order.outward)
         dw = None
         if initial:
-            dw = _gradient_of_w(dx, m, initial[0], dynamics)
+            dw = _gradient_of_parameter(dx, m, initial[0], dynamics)
             if ctx.static:
                 dx = dx.sum(0, keepdim=True)
         dv = adjoint.permute(order.state_outward) if ctx.needs_input_grad[1] else None
@@ -148,10 +149,14 @@ class _Order:
         return tuple(axis - 1 for axis in self.outward[1:])
 
 
-def _order_in_memory(x_seq: Tensor, slope: Slope) -> _Order:
-    """Neurons are independent, so channels-last tensors need no copy; slopes of one's own see the axes as they are."""
+def _order_in_memory(x_seq: Tensor, slope: Slope, dynamics: Dynamics) -> _Order:
+    """Neurons are independent, so channels-last tensors need no copy; slopes of one's own see the axes as they are.
+
+    Neurons that differ keep their places.
+    """
     axes = range(x_seq.dim())
-    if slope.compiled is None or slope.observe is not None or x_seq.is_contiguous():
+    alike = dynamics.leaks is None
+    if not alike or slope.compiled is None or slope.observe is not None or x_seq.is_contiguous():
         return _Order(tuple(axes))
     strides = x_seq.stride()
     return _Order((*axes[:2], *sorted(axes[2:], key=lambda axis: -strides[axis])))
@@ -172,17 +177,19 @@ class _Final(torch.autograd.Function):
         )
 
 
-def _gradient_of_w(dx: Tensor, m: Tensor, initial: Tensor, dynamics: Dynamics) -> Tensor:
-    """Gradient at the trainable scalar of a parametric LIF: sum over steps of dm times the derivative of the charge."""
+def _gradient_of_parameter(dx: Tensor, m: Tensor, initial: Tensor, dynamics: Dynamics) -> Tensor:
+    """Gradient at the trainable scalar of a parametric LIF, or at leaks: sums of dm times the derivative of the charge."""
+    after = torch.where(
+        m >= dynamics.v_threshold, m - dynamics.v_threshold if dynamics.soft_reset else dynamics.rest, m
+    )
+    old = torch.cat([initial[None], after[:-1]])
+    if dynamics.leaks is not None:  # m = rest + leak (old - rest) + x, and dx = dm
+        return (dx * (old - dynamics.rest)).sum(1)
     assert dynamics.kind == PLIF
     rate = dynamics.rate
     assert dynamics.w is not None
     assert isinstance(rate, Tensor)
     rate = rate.detach()
-    after = torch.where(
-        m >= dynamics.v_threshold, m - dynamics.v_threshold if dynamics.soft_reset else dynamics.rest, m
-    )
-    old = torch.cat([initial[None], after[:-1]])
     if dynamics.decay_input:  # m = old + (x - (old - rest)) * rate, and dx = rate * dm
         total = (dx / rate * (m - old) / rate).sum()
     else:

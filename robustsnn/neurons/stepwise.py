@@ -5,15 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustsnn.neurons.dynamics import IF, LIF, Dynamics
+from robustsnn.neurons.dynamics import IF, LEAKS, LIF, Dynamics
 from robustsnn.neurons.slopes import Slope
 
 
 def charge(v: Tensor, x: Tensor, dynamics: Dynamics) -> Tensor:
-    """Potential before reset, with SpikingJelly's operations in SpikingJelly's order (see `Dynamics`)."""
+    """Potential before reset, with SpikingJelly's operations in SpikingJelly's order (see `Dynamics`).
+
+    Args:
+        v: potential after the last step, ``[N, ...]``.
+        x: current, ``[N, ...]``.
+        dynamics: of this step (`Dynamics.at`).
+    """
     if dynamics.kind == IF:
         return v + x
     towards_rest = v - dynamics.rest
+    if dynamics.kind == LEAKS:
+        return dynamics.leak * towards_rest + dynamics.rest + x
     if dynamics.kind == LIF:
         return v + (x - towards_rest) / dynamics.tau if dynamics.decay_input else v - towards_rest / dynamics.tau + x
     rate = dynamics.rate
@@ -37,7 +45,7 @@ def forward(x_seq: Tensor, time_steps: int, v: Tensor, dynamics: Dynamics, keep:
     m = torch.empty_like(s) if keep else None
     threshold = dynamics.v_threshold
     for t in range(time_steps):
-        p = charge(v, x_seq[t if len(x_seq) > 1 else 0], dynamics)
+        p = charge(v, x_seq[t if len(x_seq) > 1 else 0], dynamics.at(t))
         fires = p >= threshold
         s[t] = fires
         if m is not None:
@@ -79,7 +87,7 @@ def tally(
     s = x_seq.new_empty(time_steps, *x_seq.shape[1:])
     for t in range(time_steps):
         x = x_seq[t if len(x_seq) > 1 else 0]
-        p = charge(v, x, dynamics)
+        p = charge(v, x, dynamics.at(t))
         fires = p >= dynamics.v_threshold
         s[t] = fires
         spikes += s[t]
@@ -116,7 +124,8 @@ def backward(
     """
     dx = torch.zeros_like(m[:1]) if static else torch.empty_like(m)
     psi = slope(m - dynamics.v_threshold)
-    leak, gain, threshold = dynamics.leak, dynamics.input_gain, dynamics.v_threshold
+    gain, threshold = dynamics.input_gain, dynamics.v_threshold
+    constant_leak = dynamics.leak if dynamics.leaks is None else None
     for t in range(len(m) - 1, -1, -1):
         ds, keep = grad_s[t], adjoint
         if dynamics.v_reset is None:
@@ -131,5 +140,6 @@ def backward(
             dx[0] += gain * d
         else:
             dx[t] = gain * d
+        leak = dynamics.at(t).leak if constant_leak is None else constant_leak
         adjoint.copy_(leak * d)
     return dx

@@ -58,7 +58,7 @@ class Tally:
         """
         fresh = not self._done
         if fresh:
-            self._inward = _order_in_memory(x_seq)
+            self._inward = _order_in_memory(x_seq, self.dynamics)
             self._outward = tuple(self._inward.index(axis) for axis in range(x_seq.dim()))
             self.static = len(x_seq) == 1 and time_steps > 1
         if fresh or not self.static:
@@ -70,10 +70,11 @@ class Tally:
             wanted = (self._wants_current and not self.static, True, self._slope is not None)
             self._v = torch.empty_like(x_seq[0])
             self._sums = [torch.empty_like(self._v) if want else x_seq.new_empty(0) for want in wanted]
-        loops = self._loops or (compiled if compiled.supports(x_seq) else stepwise)
+        loops = self._loops or (compiled if compiled.take(x_seq, self.dynamics) else stepwise)
+        dynamics = self.dynamics.during(self._done, time_steps, x_seq.shape[2:])
         self._done += time_steps
         divisor = self._done if self._done >= self.time_steps else 0
-        spikes = loops.tally(x_seq, time_steps, self._v, self.dynamics, self._sums, self._slope, fresh, divisor)
+        spikes = loops.tally(x_seq, time_steps, self._v, dynamics, self._sums, self._slope, fresh, divisor)
         if divisor:
             means = [x_seq[0] if self.static else self._sums[0], *self._sums[1:]]
             self.current, self.rate, self.slope = (
@@ -84,7 +85,12 @@ class Tally:
         return spikes.permute(self._outward)
 
 
-def _order_in_memory(x_seq: Tensor) -> tuple[int, ...]:
-    """Axes of ``[T, N, ...]`` as they lie in memory, time and batch in front: channels-last tensors need no copy."""
+def _order_in_memory(x_seq: Tensor, dynamics: Dynamics) -> tuple[int, ...]:
+    """Axes of ``[T, N, ...]`` as they lie in memory, time and batch in front: channels-last tensors need no copy.
+
+    Neurons that differ keep their places.
+    """
     axes = range(x_seq.dim())
+    if dynamics.leaks is not None:
+        return tuple(axes)
     return *axes[:2], *sorted(axes[2:], key=x_seq.stride().__getitem__, reverse=True)

@@ -97,8 +97,8 @@ def randomness(bench: Bench) -> Iterator[Finding]:
         yield Finding(
             "stochastic",
             INFO,
-            "the model's encoder is random, and says so: attacks should average over draws, and successes are judged on "
-            "fresh ones",
+            "the model's encoder or a layer is random, and says so: attacks should average over draws, and successes are "
+            "judged on fresh ones",
         )
     elif shared.any() or held.any():
         source = "torch's, numpy's or Python's global generator" if shared.any() else "a generator that it holds"

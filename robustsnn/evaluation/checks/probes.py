@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustsnn.attacks.inputs import Model, check_count
 from robustsnn.classifier import GradientRule, SpikingClassifier
+from robustsnn.draws import reseed
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.checks.behaviour import clean_accuracy, finite_logits, outputs, repeatable
 from robustsnn.evaluation.checks.check import Check, not_run
@@ -141,4 +142,4 @@ def _failed(name: str, error: Exception) -> Check:
 
 def _reseed(probe: Probe) -> None:
     if isinstance(probe.model, SpikingClassifier):
-        probe.model.encoder.reseed(probe.seed)
+        reseed(probe.model, probe.seed)

@@ -1,0 +1,279 @@
+"""Running a suite of defenses: train, attack, and pool each one's figures over seeds. Resumes where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+import robustsnn
+from robustsnn.datasets import ImageDataset
+from robustsnn.errors import DivergedError, RobustSNNError
+from robustsnn.evaluation.aggregation import columns_of
+from robustsnn.evaluation.benchmark import check_device, check_names, run_benchmark
+from robustsnn.evaluation.config import CLEAN, BenchmarkConfig, label_of
+from robustsnn.evaluation.crossed import pooled_difference, pooled_mean, pooled_rate
+from robustsnn.evaluation.data import load_data
+from robustsnn.evaluation.progress import Progress
+from robustsnn.evaluation.record import now
+from robustsnn.evaluation.statistics import summary
+from robustsnn.evaluation.suite import Defense, Run, SuiteConfig, check_suite, runs_of
+from robustsnn.files import writable_folder, write_atomic
+from robustsnn.runtime import environment
+
+SCHEMA_VERSION = 1
+RESULTS = "defenses.json"
+
+Array = np.ndarray[Any, Any]
+
+
+def run_suite(
+    config: SuiteConfig, out: str | Path, progress: Progress | None = None, fresh: bool = False
+) -> dict[str, Any]:
+    """Run (or go on with) a suite and return its results, which are also in ``defenses.json``.
+
+    Every training of every defense is a benchmark with one model, in ``runs/DEFENSE/seed-SEED``; what is finished there is
+    not done again, and defenses may be added or left out later. ``defenses.json`` is renewed after each. A training that
+    diverges is noted and the suite goes on.
+
+    Args:
+        config: what to run.
+        out: the output folder.
+        progress: told about the stages.
+        fresh: delete the runs of this suite that the folder holds, each before it begins again.
+
+    Raises:
+        RobustSNNError: before any long work, whatever is wrong with names, numbers, data, device or folder; during it,
+            whatever stops a benchmark.
+    """
+    progress, out = progress or Progress(), Path(out)
+    runs = list(runs_of(config))
+    check_device(runs[0].config.device)
+    check_names(runs[0].config)
+    dataset = load_data(runs[0].config.data)
+    check_suite(config, dataset)
+    writable_folder(out)
+    failed: dict[tuple[str, int], str] = {}
+    results: dict[str, Any] = {}
+    for number, run in enumerate(runs, 1):
+        try:
+            run_benchmark(run.config, run.folder(out), _Counted(progress, f"{number}/{len(runs)}"), fresh)
+        except DivergedError as error:
+            failed[run.defense.name, run.seed] = str(error)
+            progress.note(f"{run.defense.name}, seed {run.seed}: {error}")
+        except RobustSNNError as error:
+            raise RobustSNNError(f"defense {run.defense.name}, seed {run.seed}: {error}") from error
+        results = suite_results(config, out, dataset, failed)
+        write_atomic(out / RESULTS, json.dumps(results, indent=2, allow_nan=False))
+    return results
+
+
+def suite_results(
+    config: SuiteConfig, out: Path, dataset: ImageDataset, failed: Mapping[tuple[str, int], str] | None = None
+) -> dict[str, Any]:
+    """What the finished runs of a suite come to: the contents of ``defenses.json``.
+
+    Accuracies are pooled over seeds and images (`pooled_rate`). An attack's is that of the images that withstand it through
+    every rule, the worst case that of images that withstand everything; noise is the kind that is worst over all seeds.
+    Times are ratios to the reference's training of the same seed.
+    """
+    runs = list(runs_of(config))
+    measured: dict[str, list[_Measured]] = {defense.name: [] for defense in config.defenses}
+    for run in runs:
+        found = _Measured.read(run, out)
+        if found is not None:
+            measured[run.defense.name].append(found)
+    reference = measured[config.reference]
+    first = runs[0].config
+    n_test = min(first.data.n_test or len(dataset.test), len(dataset.test))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "robustsnn", "version": robustsnn.__version__},
+        "suite": "defenses",
+        "written": now(),
+        "complete": sum(map(len, measured.values())) + len(failed or {}) == len(runs),
+        "config": _without_root(config.model_dump(mode="json")),
+        "environment": environment(first.device),
+        "dataset": {"name": dataset.name, "n_train": len(dataset.train), "n_evaluated": n_test},
+        "norm": first.norm,
+        "eps": list(first.eps),
+        "attacks": [label_of(attack) for attack in first.attacks],
+        "reference": config.reference,
+        "defenses": [
+            _describe(defense, measured[defense.name], reference, first)
+            | {"failed": [{"seed": s, "error": e} for (name, s), e in (failed or {}).items() if name == defense.name]}
+            for defense in config.defenses
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A finished run: verdicts ``[n]`` by measurement, numbers ``[n]`` by rule, its entry in ``results.json``."""
+
+    seed: int
+    clean: Array
+    noises: dict[tuple[str, float], Array]
+    attacks: dict[tuple[str, float], Array]
+    l1: dict[str, Array]
+    margin_l1: dict[str, Array]
+    entry: dict[str, Any]
+
+    @classmethod
+    def read(cls, run: Run, out: Path) -> _Measured | None:
+        """What the folder of a run holds; None while the run is not finished."""
+        folder = run.folder(out)
+        try:
+            results = json.loads((folder / "results.json").read_text())
+            if not results["complete"]:
+                return None
+            rows = columns_of(pq.read_table(folder / "samples.parquet"))
+            gradients = folder / "gradients.parquet"
+            norms = columns_of(pq.read_table(gradients)) if gradients.exists() else {"rule": np.zeros(0)}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RobustSNNError(f"{folder} is damaged ({error}); delete it and run the suite again") from None
+        rules = sorted(set(norms["rule"]))
+        return cls(
+            run.seed,
+            _verdicts(rows, CLEAN, 0.0),
+            {
+                (label_of(a), eps): _verdicts(rows, label_of(a), eps)
+                for a in run.config.noises
+                for eps in run.config.eps
+            },
+            {
+                (label_of(a), eps): _verdicts(rows, label_of(a), eps)
+                for a in run.config.attacks
+                for eps in run.config.eps
+            },
+            {rule: norms["l1"][norms["rule"] == rule] for rule in rules},
+            {rule: norms["margin_l1"][norms["rule"] == rule] for rule in rules},
+            results["models"][0],
+        )
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of training."""
+        found = self.entry["training"].get("seconds")
+        return float(found) if found else None
+
+    def worst(self, eps: float) -> Array:
+        """Which images withstand every attack at a radius."""
+        return np.logical_and.reduce([v for (_, at), v in self.attacks.items() if at == eps] or [self.clean])
+
+
+def _verdicts(rows: Mapping[str, Array], attack: str, eps: float) -> Array:
+    """Which images ``[n]``, in order, an attack leaves standing through every rule."""
+    chosen = (rows["attack"] == attack) & (np.abs(rows["eps"] - eps) < 1e-12)
+    images, correct = rows["image"][chosen], rows["correct"][chosen].astype(bool)
+    standing = np.ones(int(images.max()) + 1 if len(images) else 0, bool)
+    np.logical_and.at(standing, images, correct)
+    return standing
+
+
+def _describe(
+    defense: Defense, runs: Sequence[_Measured], reference: Sequence[_Measured], config: BenchmarkConfig
+) -> dict[str, Any]:
+    training = runs[0].entry["training"] if runs else {}
+    described: dict[str, Any] = {
+        "name": defense.name,
+        "title": defense.title or defense.name,
+        "sweep": defense.sweep,
+        "objective": training.get("objective_text"),
+        "seeds": [run.seed for run in runs],
+    }
+    if not runs:
+        return described
+    return described | {
+        "clean": pooled_rate([run.clean for run in runs]).as_dict(),
+        "at": [_at(eps, runs, reference, config) for eps in config.eps],
+        "gradients": [
+            {
+                "rule": rule,
+                "l1": _norm([run.l1[rule] for run in runs]),
+                "margin_l1": _norm([run.margin_l1[rule] for run in runs]),
+            }
+            for rule in runs[0].l1
+        ],
+        "seconds": _summary([run.seconds for run in runs]),
+        "relative_time": _relative(runs, reference),
+        "checks": [{"seed": run.seed, "verdict": (run.entry.get("checks") or {}).get("verdict")} for run in runs],
+    }
+
+
+def _at(
+    eps: float, runs: Sequence[_Measured], reference: Sequence[_Measured], config: BenchmarkConfig
+) -> dict[str, Any]:
+    worst = [run.worst(eps) for run in runs]
+    noises = {label_of(noise): [run.noises[label_of(noise), eps] for run in runs] for noise in config.noises}
+    noise = min(noises, key=lambda label: float(np.mean(noises[label])), default=None)
+    shared = [(run, other) for run in runs for other in reference if run.seed == other.seed and run is not other]
+    return {
+        "eps": eps,
+        "noise_name": noise,
+        "noise": None if noise is None else pooled_rate(noises[noise]).as_dict(),
+        "attacks": {
+            label_of(attack): pooled_rate([run.attacks[label_of(attack), eps] for run in runs]).as_dict()
+            for attack in config.attacks
+        },
+        "worst": pooled_rate(worst).as_dict() if config.attacks else None,
+        "gap": None if noise is None or not config.attacks else pooled_difference(noises[noise], worst).as_dict(),
+        "gain": pooled_difference([a.worst(eps) for a, _ in shared], [b.worst(eps) for _, b in shared]).as_dict()
+        if shared and config.attacks
+        else None,
+    }
+
+
+def _relative(runs: Sequence[_Measured], reference: Sequence[_Measured]) -> dict[str, Any] | None:
+    """Geometric mean of the ratios of training times, with the t interval of their logarithms; None without times."""
+    plain = {run.seed: run.seconds for run in reference}
+    logs = [
+        math.log(run.seconds / base)
+        for run in runs
+        if run.seconds is not None and (base := plain.get(run.seed)) is not None
+    ]
+    if not logs:
+        return None
+    found = summary(logs)
+    return {"n": found.n} | {name: math.exp(getattr(found, name)) for name in ("mean", "low", "high")}
+
+
+def _norm(values: Sequence[Array]) -> dict[str, Any]:
+    """A pooled mean of numbers that cannot be negative."""
+    found = pooled_mean(values).as_dict()
+    return found | {"low": max(0.0, float(str(found["low"])))}
+
+
+def _summary(values: Sequence[float | None]) -> dict[str, Any] | None:
+    found = [value for value in values if value is not None]
+    return summary(found).as_dict() if found else None
+
+
+def _without_root(config: dict[str, Any]) -> dict[str, Any]:
+    benchmark = dict(config["benchmark"])
+    benchmark["data"] = {key: value for key, value in benchmark.get("data", {}).items() if key != "root"}
+    return config | {"benchmark": benchmark}
+
+
+class _Counted(Progress):
+    """Says with every stage which of how many runs it belongs to."""
+
+    def __init__(self, progress: Progress, count: str) -> None:
+        self._progress, self._count = progress, count
+
+    def start(self, stage: str, total: float) -> None:
+        self._progress.start(f"{self._count} {stage}", total)
+
+    def advance(self, units: float, detail: str = "") -> None:
+        self._progress.advance(units, detail)
+
+    def note(self, message: str) -> None:
+        self._progress.note(message)
