@@ -1,4 +1,4 @@
-"""CIFAR-10 with VGG-11, the work that wants a GPU: plain, SR and QCFS at full size. Stops in time and goes on when called again.
+"""CIFAR-10 with VGG-11, the work that wants a GPU: plain, SR, AT, SR + AT, QCFS. Stops in time and goes on when called again.
 
 python benchmarks/cifar10.py --data-root DIR --device cuda --seconds 570 --out out/cifar10
 python benchmarks/cifar10.py --small --seconds 60          # the same path in small, on the CPU, on made-up images
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from robustsnn.runtime import prepare_process, tune_allocator
 
@@ -36,8 +37,21 @@ class Deadline(Progress):
             raise KeyboardInterrupt
 
 
+def full_size(device: str) -> dict[str, Any]:
+    """The main job for CIFAR-10, with adversarial training and the ensemble beside it."""
+    content = main_job("cifar10", device=device).model_dump(mode="json")
+    plain, sr = content["models"][:2]
+    at = "at(eps=2/255, alpha=1/255, steps=2)"
+    content["models"][2:2] = [
+        plain | {"name": "at", "title": "AT 2/255", "objective": at},
+        sr | {"name": "sr-at", "title": "SR + AT 2/255", "objective": f"sr(lam=0.002) + {at}", "objective_options": {}},
+    ]
+    content["attacks"] = [*content["attacks"], {"name": "ensemble-standard", "title": "ensemble", "params": {}}]
+    return content
+
+
 def small(folder: Path) -> BenchmarkConfig:
-    """The preset shrunk to seconds: narrow network, one epoch, made-up images."""
+    """The same shrunk to seconds: narrow network, one epoch, made-up images, no ensemble."""
     generator = np.random.default_rng(0)
     file = writable_folder(folder) / "made-up.npz"
     if not file.exists():
@@ -50,7 +64,8 @@ def small(folder: Path) -> BenchmarkConfig:
         }
         arrays["y_train"][:10] = np.arange(10)
         np.savez(file, **{name: a.astype(np.uint8 if name[0] == "x" else np.int64) for name, a in arrays.items()})
-    content = main_job("cifar10").model_dump(mode="json")
+    content = full_size("cpu")
+    content["attacks"].pop()
     content["data"] = {"name": "npz", "root": str(file)}
     for model in content["models"]:
         model["options"], model["time_steps"] = {"width": 0.05}, 2
@@ -72,7 +87,7 @@ def main() -> None:
     if options.small:
         config = small(options.out.with_name(options.out.name + "-data"))
     else:
-        content = main_job("cifar10", device=options.device).model_dump(mode="json")
+        content = full_size(options.device)
         content["data"]["root"] = options.data_root
         for model in content["models"]:
             model["training"]["epochs"] = options.epochs
