@@ -299,6 +299,9 @@ def train(
     ] = None,
     device: DeviceOption = "cpu",
     fresh: FreshOption = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard beside the file, too.")
+    ] = False,
     show_recipe: Annotated[
         bool, typer.Option("--show-recipe", help="Print the recipe as YAML, to edit and give as RECIPE.")
     ] = False,
@@ -340,7 +343,7 @@ def train(
         return
     file = out or Path(f"{Path(recipe).stem if recipe else 'model'}.safetensors")
     with Bars() if is_main_process() else nullcontext(Progress()) as progress:
-        record = train_one(chosen, file, device, progress, fresh)
+        record = train_one(chosen, file, device, progress, fresh, tensorboard)
     if record is None:
         return
     console.print(
@@ -371,12 +374,19 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A trained ANN: `robustsnn train --neuron qcfs` (or relu).")],
     out: Annotated[Path, typer.Option("--out", help="File of the converted SNN.")] = Path("converted.safetensors"),
     method: Annotated[
-        str | None, typer.Option("--method", help="qcfs or opi; by the ANN's activations unless given.")
+        str | None,
+        typer.Option(
+            "--method",
+            help="qcfs for QCFS activations; opi, ltb, max or percentile for ReLU. qcfs or opi unless given.",
+        ),
     ] = None,
     time_steps: Annotated[int, typer.Option("--time-steps", help="T of the converted model.")] = 8,
     v_init: Annotated[
-        float, typer.Option("--v-init", help="Initial potential in thresholds; 0.5 is OPI's optimum.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--v-init", help="Initial potential in thresholds; 0 for max and percentile, else 0.5 unless given."
+        ),
+    ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data set; that of training unless given.")] = None,
     data_root: RootOption = None,
     n_test: TestOption = None,

@@ -571,6 +571,13 @@ class TestTrainEvaluateConvert:
         assert Path("e/report.html").exists()
         assert not list(Path("e/models").iterdir())
 
+    def test_logs_for_tensorboard(self):
+        pytest.importorskip("tensorboard")
+        succeed(
+            "train", "--time-steps", 1, "--epochs", 1, "--batch-size", 256, "--out", "m.safetensors", "--tensorboard"
+        )
+        assert list(Path("m.training/tensorboard").glob("events*"))
+
     @pytest.mark.usefixtures("no_report")
     @pytest.mark.parametrize(("neuron", "method"), [("qcfs", "qcfs"), ("relu", "opi")])
     def test_an_ann_that_is_converted(self, neuron, method):

@@ -25,11 +25,13 @@ from robustsnn.models import ActivationSpec
 _BATCH = 256
 
 
-def train_one(recipe: Recipe, out: Path, device: str, progress: Progress, fresh: bool = False) -> dict[str, Any] | None:
+def train_one(
+    recipe: Recipe, out: Path, device: str, progress: Progress, fresh: bool = False, tensorboard: bool = False
+) -> dict[str, Any] | None:
     """Train one model into the file ``out`` and return its record with the accuracy on the test images.
 
     Epochs are saved in ``<out>.training``; the same call goes on where an earlier one stopped, unless it is to begin
-    afresh. Of several processes that torchrun started, the first one writes and the others return None.
+    afresh, with TensorBoard's scalars beside them if wanted. Of several processes that torchrun started, the first one writes and the others return None.
 
     Raises:
         RobustSNNError: before training, whatever is wrong with names, numbers, data, device or folder.
@@ -42,7 +44,7 @@ def train_one(recipe: Recipe, out: Path, device: str, progress: Progress, fresh:
     if fresh and is_main_process():
         for path in (out, folder / STATE, folder / LOG):
             path.unlink(missing_ok=True)
-    model, record = train_model(recipe.model, dataset, folder, device, progress)
+    model, record = train_model(recipe.model, dataset, folder, device, progress, tensorboard)
     if not is_main_process():
         return None
     where = next(model.parameters()).device
@@ -58,7 +60,7 @@ def convert_one(
     out: Path,
     method: str | None,
     time_steps: int,
-    v_init: float,
+    v_init: float | None,
     dataset: str | None,
     root: str | None,
     n_test: int | None,
@@ -97,7 +99,8 @@ def convert_one(
     ).models[0]
     check_model(entry, data)
     snn = convert_ann(entry, found.model, data, device)
-    save_checkpoint(out, snn, to_spec(found.spec, time_steps, v_init), found.record)
+    assert entry.conversion is not None
+    save_checkpoint(out, snn, to_spec(found.spec, time_steps, entry.conversion.start), found.record)
     test = data.test.take(min(n_test or len(data.test), len(data.test)))
     images, labels = (tensor.to(device) for tensor in test.batch(slice(None)))
     return conversion_curve(entry, snn, found.model, images, labels, _BATCH)
