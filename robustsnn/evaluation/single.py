@@ -31,7 +31,8 @@ def train_one(
     """Train one model into the file ``out`` and return its record with the accuracy on the test images.
 
     Epochs are saved in ``<out>.training``; the same call goes on where an earlier one stopped, unless it is to begin
-    afresh, with TensorBoard's scalars beside them if wanted. Of several processes that torchrun started, the first one writes and the others return None.
+    afresh, with TensorBoard's scalars beside them if wanted. Of several processes that torchrun started, the first one
+    writes and the others return None.
 
     Raises:
         RobustSNNError: before training, whatever is wrong with names, numbers, data, device or folder.
