@@ -374,12 +374,19 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A trained ANN: `robustsnn train --neuron qcfs` (or relu).")],
     out: Annotated[Path, typer.Option("--out", help="File of the converted SNN.")] = Path("converted.safetensors"),
     method: Annotated[
-        str | None, typer.Option("--method", help="qcfs or opi; by the ANN's activations unless given.")
+        str | None,
+        typer.Option(
+            "--method",
+            help="qcfs for QCFS activations; opi, ltb, max or percentile for ReLU. qcfs or opi unless given.",
+        ),
     ] = None,
     time_steps: Annotated[int, typer.Option("--time-steps", help="T of the converted model.")] = 8,
     v_init: Annotated[
-        float, typer.Option("--v-init", help="Initial potential in thresholds; 0.5 is OPI's optimum.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--v-init", help="Initial potential in thresholds; 0 for max and percentile, else 0.5 unless given."
+        ),
+    ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Data set; that of training unless given.")] = None,
     data_root: RootOption = None,
     n_test: TestOption = None,

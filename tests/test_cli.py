@@ -302,7 +302,7 @@ class TestBadOptions:
             (["evaluate", "m.safetensors", "cifar.safetensors"], ["cifar10, digits", "--dataset"]),
             (["convert", "m.safetensors"], ["is an SNN already"]),
             (["convert", "ann.safetensors", "--time-steps", "0"], ["time_steps must be at least 1"]),
-            (["convert", "ann.safetensors", "--method", "qcf"], ["method", "'qcfs' or 'opi'"]),
+            (["convert", "ann.safetensors", "--method", "qcf"], ["method", "'qcfs', 'opi'"]),
             (["convert", "ann.safetensors", "--method", "opi"], ["opi converts relu"]),
             (["convert", "ann.safetensors", "--v-init", "nan"], ["v_init"]),
             (["convert", "ann.safetensors", "--out", "ann.safetensors"], ["is the ANN itself"]),

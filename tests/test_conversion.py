@@ -108,9 +108,10 @@ def ann_of(name: str, activation: str, seed=0) -> tuple[ModelSpec, AnnClassifier
 
 
 def converted(name: str, method: str, time_steps=4) -> tuple[ModelSpec, AnnClassifier, SpikingClassifier]:
-    spec, ann = ann_of(name, {"qcfs": "qcfs", "opi": "relu"}[method])
+    spec, ann = ann_of(name, "relu" if METHODS[method].calibrated else "qcfs")
     calibration = images(8, spec.image_shape[0]) if METHODS[method].calibrated else None
-    return spec, ann, convert(ann, method, time_steps, calibration)
+    options = {"iterations": 20} if method == "ltb" else {}
+    return spec, ann, convert(ann, method, time_steps, calibration, **options)
 
 
 # --- what the converted network computes -----------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def test_single_frame_rule_holds_on_a_rewritten_graph():
 def test_spec_of_the_converted_network_takes_its_weights(name, method):
     spec, ann, model = converted(name, method)
     assert isinstance(model.net, nn.Sequential)
-    after = to_spec(spec, 4)
+    after = to_spec(spec, 4, METHODS[method].v_init)
     again = after.build().double().eval()
     again.load_state_dict(model.state_dict())
     x = images(3, ann.mean.numel())
@@ -222,14 +223,14 @@ def test_spec_of_the_converted_network_takes_its_weights(name, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_ann_is_not_modified(method):
-    _, ann = ann_of("cnn", {"qcfs": "qcfs", "opi": "relu"}[method])
+    _, ann = ann_of("cnn", "relu" if METHODS[method].calibrated else "qcfs")
     ann.train()
     ann.net[0].eval()
     ann.net[3].weight.requires_grad_(False)
     ann(images(4, 1)).sum().backward()
     before = copy.deepcopy(ann.state_dict())
     state = [(m.training, [(id(p), p.requires_grad, p.grad) for p in m.parameters()]) for m in ann.modules()]
-    model = convert(ann, method, 2, images(4, 1) if method == "opi" else None)
+    model = convert(ann, method, 2, images(4, 1) if METHODS[method].calibrated else None)
     model(images(2, 1)).sum().backward()
     with torch.no_grad():
         for tensor in model.state_dict().values():

@@ -112,7 +112,7 @@ class TestUnknownNames:
             (model(neuron="lif"), ["models.0.neuron", "if, lif, plif"]),
             (model(encoder="ttfs"), ["models.0.encoder", "'direct', 'poisson'"]),
             (model(objective="sr", objective_options={"norm": "l3"}), ["unknown norm of SR 'l3'"]),
-            (conversion(conversion={"method": "qfcs"}), ["models.0.conversion.method", "'qcfs' or 'opi'"]),
+            (conversion(conversion={"method": "qfcs"}), ["models.0.conversion.method", "'qcfs', 'opi'"]),
             (content(norm="L3"), ["norm", "'Linf', 'L2', 'L1' or 'L0'"]),
             (content(device="cupid"), ["'cupid'", "--device cpu"]),
         ],

@@ -10,10 +10,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustsnn.classifier import SpikingClassifier
+from robustsnn.conversion.cos import with_cos
+from robustsnn.conversion.ltb import convert_ltb
+from robustsnn.conversion.maximum import convert_max
 from robustsnn.conversion.opi import convert_opi
 from robustsnn.conversion.over_time import AccuracyAt, LatencyAt, accuracy_over_time, latency
+from robustsnn.conversion.percentile import convert_percentile
 from robustsnn.conversion.qcfs import convert_qcfs
 from robustsnn.conversion.spec import to_spec
+from robustsnn.conversion.srp import with_srp
 from robustsnn.errors import RobustSNNError, UnknownNameError
 
 
@@ -25,10 +30,18 @@ class Method:
     about: str
     calibrated: bool
 
+    @property
+    def v_init(self) -> float:
+        """Initial potential in thresholds where none is given."""
+        return float(inspect.signature(self.convert).parameters["v_init"].default)
+
 
 METHODS: dict[str, Method] = {
     "qcfs": Method(convert_qcfs, "an ANN trained with QCFS activations; thresholds are their bounds", False),
     "opi": Method(convert_opi, "a ReLU ANN; thresholds from calibration images, neurons start half charged", True),
+    "max": Method(convert_max, "a ReLU ANN; thresholds are the largest activations on calibration images", True),
+    "percentile": Method(convert_percentile, "a ReLU ANN; thresholds are a percentile of the activations", True),
+    "ltb": Method(convert_ltb, "a ReLU ANN; thresholds of channels balanced on calibration images", True),
 }
 
 
@@ -43,7 +56,7 @@ def convert(
 
     Args:
         ann: an `AnnClassifier` or a bare network; not modified.
-        method: ``"qcfs"`` (`convert_qcfs`) or ``"opi"`` (`convert_opi`).
+        method: a name in `METHODS`: ``"qcfs"`` (`convert_qcfs`), ``"opi"`` (`convert_opi`), ...
         time_steps: T >= 1.
         calibration: images ``[N, C, H, W]`` in [0, 1] for the methods that need them, and only for those.
         options: further arguments of the method, e.g. ``v_init=0.0`` or ``percentile=99.0``.
@@ -77,8 +90,13 @@ __all__ = [
     "Method",
     "accuracy_over_time",
     "convert",
+    "convert_ltb",
+    "convert_max",
     "convert_opi",
+    "convert_percentile",
     "convert_qcfs",
     "latency",
     "to_spec",
+    "with_cos",
+    "with_srp",
 ]

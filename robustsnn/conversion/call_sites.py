@@ -14,9 +14,13 @@ from robustsnn.errors import RobustSNNError
 from robustsnn.neurons.activations import QCFS
 
 _FUNCTIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6}
+_MAX_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+_MAX_POOL_FUNCTIONS = {f"{kind}max_pool{dims}d" for kind in ("", "adaptive_") for dims in (1, 2, 3)}
 
 
-def separate_call_sites(net: nn.Module, activations: tuple[type[nn.Module], ...]) -> tuple[nn.Module, list[str]]:
+def separate_call_sites(
+    net: nn.Module, activations: tuple[type[nn.Module], ...], pools_first: bool = False
+) -> tuple[nn.Module, list[str]]:
     """A copy of the network in evaluation mode where every call of an activation is a submodule called once.
 
     A neuron has a state, so one activation module used at three places must become three neurons, and a functional
@@ -29,6 +33,8 @@ def separate_call_sites(net: nn.Module, activations: tuple[type[nn.Module], ...]
     Args:
         net: the network; left as it is.
         activations: the module types that count (``nn.ReLU`` and ``nn.ReLU6`` include their functional forms).
+        pools_first: take max-pooling right after an activation, and do it right before: the same for an activation
+            that never falls.
 
     Returns:
         the copy, and the dotted names of the activations in the order of their calls.
@@ -40,15 +46,20 @@ def separate_call_sites(net: nn.Module, activations: tuple[type[nn.Module], ...]
     net = copy.deepcopy(net).eval()
     _give_every_slot_its_module(net, activations)
     graph = _trace(net)
+    pools: list[fx.Node] = []
+    if pools_first:
+        pools = [pool for node in list(graph.nodes) if _activation(net, node, activations) for pool in _pool(net, node)]
+    for pool in pools:
+        _pool_before_activation(pool)
     varying = depends_on_input(graph)
     sites = {node: module for node in varying if (module := _activation(net, node, activations)) is not None}
-    check_commutes(net, varying, sites, activations)
+    check_commutes(net, varying, {*sites, *pools}, activations)
     if not sites:
         wanted = " or ".join(kind.__name__ for kind in activations)
         raise RobustSNNError(f"nothing to convert: the network calls no {wanted} activation")
     moved = [_let_later_readers_see(graph, node) for node, module in sites.items() if _in_place(node, module)]
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    if not any(moved) and all(node.op == "call_module" and calls[node.target] == 1 for node in sites):
+    if not any(moved) and not pools and all(node.op == "call_module" and calls[node.target] == 1 for node in sites):
         return net, [str(node.target) for node in sites]
     return _rewrite(net, graph, sites)
 
@@ -82,6 +93,29 @@ def _activation(net: nn.Module, node: fx.Node, activations: tuple[type[nn.Module
 
 def _in_place(node: fx.Node, module: nn.Module) -> bool:
     return bool(getattr(module, "inplace", False) or node.kwargs.get("inplace") or name_of(node).endswith("_"))
+
+
+def _pool(net: nn.Module, activation: fx.Node) -> list[fx.Node]:
+    """The max-pooling that alone reads an activation, which alone reads its input; an empty list without one."""
+    (current,) = activation.all_input_nodes
+    if len(activation.users) != 1 or len(current.users) != 1:
+        return []
+    (user,) = activation.users
+    if user.op == "call_module":
+        module = net.get_submodule(str(user.target))
+        pools = isinstance(module, _MAX_POOLS) and not module.return_indices
+    else:
+        pools = user.op == "call_function" and name_of(user) in _MAX_POOL_FUNCTIONS
+    return [user] if pools else []
+
+
+def _pool_before_activation(pool: fx.Node) -> None:
+    (activation,) = pool.all_input_nodes
+    (current,) = activation.all_input_nodes
+    pool.replace_all_uses_with(activation)
+    pool.replace_input_with(activation, current)
+    activation.replace_input_with(current, pool)
+    pool.append(activation)
 
 
 def _give_every_slot_its_module(net: nn.Module, activations: tuple[type[nn.Module], ...]) -> None:

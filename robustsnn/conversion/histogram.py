@@ -13,13 +13,17 @@ _BINS = 1 << 14
 
 
 class Histogram:
-    """Counts of non-negative values in 16,384 equal bins up to the power of two above the largest value so far.
+    """Counts of non-negative values in equal bins up to the power of two above the largest value so far.
 
     When a larger value comes, the range doubles and bins merge in pairs. As every bin is closed above and every width a
     power of two, the counts depend on the values alone, not on their order or batching.
+
+    Args:
+        bins: their number, a power of two; 16,384 unless given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bins: int = _BINS) -> None:
+        self.bins = bins
         self.count = 0
         self.maximum = 0.0
         self._zeros = 0
@@ -42,24 +46,24 @@ class Histogram:
             self.maximum = max(self.maximum, high)
             self._cover(math.frexp(high)[1], values.device)
             assert self._bins is not None
-            index = (positive.double() * 2.0**-self._exponent * _BINS).ceil().long() - 1
-            self._bins += index.bincount(minlength=_BINS)
+            index = (positive.double() * 2.0**-self._exponent * self.bins).ceil().long() - 1
+            self._bins += index.bincount(minlength=self.bins)
 
     def percentile(self, percentile: float) -> float:
         """The smallest bin edge that at least ``percentile`` % of the values do not exceed; 0 where these are all zero.
 
-        It exceeds the exact percentile by less than the maximum / 8192, and never the maximum; 100 gives the maximum.
+        It exceeds the exact percentile by less than the maximum / (bins / 2), and never the maximum; 100 gives the maximum.
         """
         wanted = math.ceil(percentile / 100 * self.count)
         if wanted <= self._zeros or self._bins is None:
             return 0.0
         bins = int((self._bins.cumsum(0) < wanted - self._zeros).sum()) + 1
-        return min(self.maximum, bins / _BINS * 2.0**self._exponent)
+        return min(self.maximum, bins / self.bins * 2.0**self._exponent)
 
     def _cover(self, exponent: int, device: torch.device) -> None:
         if self._bins is None:
-            self._bins, self._exponent = torch.zeros(_BINS, dtype=torch.long, device=device), exponent
+            self._bins, self._exponent = torch.zeros(self.bins, dtype=torch.long, device=device), exponent
         elif exponent > self._exponent:
-            old = torch.arange(_BINS, device=device) >> min(exponent - self._exponent, 63)
+            old = torch.arange(self.bins, device=device) >> min(exponent - self._exponent, 63)
             self._bins = torch.zeros_like(self._bins).index_add_(0, old, self._bins)
             self._exponent = exponent

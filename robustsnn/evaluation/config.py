@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from robustsnn.attacks.registry import attack_entry
+from robustsnn.conversion import METHODS
 from robustsnn.defenses import TrainConfig
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.parsing import listed, parse, read_yaml
@@ -100,9 +101,16 @@ class DataConfig(_Strict):
 class ConversionConfig(_Strict):
     """How an ANN becomes an SNN, and at which T its accuracy is read."""
 
-    method: Literal["qcfs", "opi"] = "qcfs"
-    v_init: float = Field(0.5, allow_inf_nan=False)
+    method: Literal["qcfs", "opi", "max", "percentile", "ltb"] = "qcfs"
+    v_init: float | None = Field(
+        None, allow_inf_nan=False, description="initial potential in thresholds; the method's own unless given"
+    )
     time_steps: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_filled)] = (1, 2, 4, 8, 16, 32)
+
+    @property
+    def start(self) -> float:
+        """Initial potential in thresholds."""
+        return METHODS[self.method].v_init if self.v_init is None else self.v_init
 
 
 class ModelConfig(_Strict):

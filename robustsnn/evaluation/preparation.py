@@ -14,6 +14,8 @@ from robustsnn.attacks.inputs import check_logits
 from robustsnn.checkpoint import load_checkpoint, save_checkpoint
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.conversion import METHODS, convert, to_spec
+from robustsnn.conversion.assemble import bare_network
+from robustsnn.conversion.call_sites import separate_call_sites
 from robustsnn.datasets import ImageDataset
 from robustsnn.defenses import build_model, train
 from robustsnn.defenses.training_checks import check_training
@@ -117,13 +119,16 @@ def _build(name: str, spec: ModelSpec) -> nn.Module:
 
 
 def _check_conversion(name: str, conversion: ConversionConfig, spec: ModelSpec, ann: nn.Module) -> None:
-    fitting = {"qcfs": "qcfs", "opi": "relu"}[conversion.method]
+    calibrated = METHODS[conversion.method].calibrated
+    fitting = "relu" if calibrated else "qcfs"
     if spec.neuron.kind != fitting:
         raise RobustSNNError(
             f"model {name} is an ANN of {spec.neuron.kind} activations; {conversion.method} converts {fitting} ones"
         )
-    if not METHODS[conversion.method].calibrated:
-        convert(ann, conversion.method, 1, v_init=conversion.v_init)
+    if calibrated:
+        separate_call_sites(bare_network(ann, None)[0], (nn.ReLU, nn.ReLU6))
+    else:
+        convert(ann, conversion.method, 1, v_init=conversion.start)
 
 
 def _check_one_pass(name: str, model: nn.Module, dataset: ImageDataset) -> None:
@@ -157,7 +162,7 @@ def prepare(config: ModelConfig, dataset: ImageDataset, folder: Path, device: st
         assert isinstance(loaded.model, SpikingClassifier)
         return Prepared(loaded.model.eval(), loaded.spec, loaded.record)
     converted = convert_ann(config, loaded.model, dataset, device)
-    spec = to_spec(loaded.spec, config.time_steps, config.conversion.v_init)
+    spec = to_spec(loaded.spec, config.time_steps, config.conversion.start)
     return Prepared(converted, spec, loaded.record, loaded.model.eval())
 
 
@@ -190,7 +195,7 @@ def convert_ann(config: ModelConfig, ann: nn.Module, dataset: ImageDataset, devi
     calibration: torch.Tensor | None = None
     if METHODS[config.conversion.method].calibrated:
         calibration = dataset.train.batch(slice(_CALIBRATION_IMAGES))[0].to(device)
-    method, v_init = config.conversion.method, config.conversion.v_init
+    method, v_init = config.conversion.method, config.conversion.start
     snn = convert(ann.eval(), method, config.time_steps, calibration, v_init=v_init)
     return snn.to(device).eval()
 

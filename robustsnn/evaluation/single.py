@@ -61,7 +61,7 @@ def convert_one(
     out: Path,
     method: str | None,
     time_steps: int,
-    v_init: float,
+    v_init: float | None,
     dataset: str | None,
     root: str | None,
     n_test: int | None,
@@ -101,7 +101,7 @@ def convert_one(
     check_model(entry, data)
     snn = convert_ann(entry, found.model, data, device)
     assert entry.conversion is not None
-    save_checkpoint(out, snn, to_spec(found.spec, time_steps, v_init), found.record)
+    save_checkpoint(out, snn, to_spec(found.spec, time_steps, entry.conversion.start), found.record)
     test = data.test.take(min(n_test or len(data.test), len(data.test)))
     images, labels = (tensor.to(device) for tensor in test.batch(slice(None)))
     return conversion_curve(entry, snn, found.model, images, labels, _BATCH)
