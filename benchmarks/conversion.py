@@ -1,10 +1,15 @@
-"""A pretrained CIFAR-10 ResNet-20 converted by every method of ours and by SpikingJelly's recipes: accuracy over T.
+"""A pretrained CIFAR-10 ResNet converted by every method of ours and by SpikingJelly's recipes: accuracy over T, speed.
 
 python benchmarks/conversion.py --weights resnet20.th --dataset cifar10 --data-root DIR
-python benchmarks/conversion.py --weights resnet20.th --dataset npz --data-root cifar10.npz --n-test 50 --time-steps 8 32
+python benchmarks/conversion.py --weights resnet56.th --dataset npz --data-root cifar10.npz --n-test 50 --time-steps 8 32
+python benchmarks/conversion.py --weights resnet20.th --dataset npz --data-root cifar10.npz --speed
+RESNET_WEIGHTS=resnet20.th robustsnn convert benchmarks/conversion.py:build --dataset cifar10 --data-root DIR --method all
 
-The weights are those of github.com/akamaster/pytorch_resnet_cifar10 (BSD-2). All methods see the same calibration
-images, the first of the training set, in the same batches; all of them start with the defaults of their papers.
+The weights are those of github.com/akamaster/pytorch_resnet_cifar10 (BSD-2); they tell the depth. All methods see the same
+calibration images, the first of the training set, in the same batches; all of them start with the defaults of their papers.
+Methods that choose thresholds for one T convert anew for each T of the table. Every cell is the accuracy in percent with
+its 95 % Wilson interval and, after the slash, the share of images that get the ANN's own answer. With ``--speed`` the time of
+conversion, images a second at T = 32 and the peak memory at T = 8 and 128 are measured instead, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,9 +18,15 @@ import argparse
 import contextlib
 import copy
 import io
+import os
+import re
+import resource
+import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,21 +39,27 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from robustsnn.classifier import SpikingClassifier  # noqa: E402
-from robustsnn.conversion import accuracy_over_time, convert  # noqa: E402
+from robustsnn.conversion import METHODS, convert, outputs_in_pieces  # noqa: E402
 from robustsnn.datasets import load  # noqa: E402
 from robustsnn.evaluation.statistics import Rate, rate  # noqa: E402
 from robustsnn.models import AnnClassifier  # noqa: E402
 
 NORMALIZE = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
-    "max": ("max", {}),
-    "max, per channel": ("max", {"per_channel": True}),
-    "percentile 99.9": ("percentile", {}),
-    "percentile 99.9, per channel": ("percentile", {"per_channel": True}),
-    "OPI": ("opi", {}),
+    "calibrated": ("calibrated", {}),
+    "calibrated, bias alone": ("calibrated", {"parts": "bias"}),
+    "clip-floor": ("clip-floor", {}),
     "LTB": ("ltb", {}),
     "LTB, delayed": ("ltb", {"delayed": True}),
+    "OPI": ("opi", {}),
+    "percentile 99.9, per channel": ("percentile", {"per_channel": True}),
+    "percentile 99.9": ("percentile", {}),
+    "max, per channel": ("max", {"per_channel": True}),
+    "max": ("max", {}),
 }
+THEIRS = ("99.9%", "LTB", "max")
+FOR_ONE_T = ("clip-floor", "calibrated")
+SPEED_STEPS, MEMORY_STEPS = 32, (8, 128)
 
 
 class Block(nn.Module):
@@ -68,24 +85,32 @@ class Block(nn.Module):
         return self.relu2(inner + self.shortcut(x))  # type: ignore[no-any-return]
 
 
-def resnet20(weights: Path) -> AnnClassifier:
-    """The trained network, in evaluation mode."""
-    blocks = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2)] + [(64, 64, 1)] * 2
+def resnet(weights: Path) -> AnnClassifier:
+    """The trained network, in evaluation mode; its depth is that of the weights."""
+    state = torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    found = [re.match(r"layer1\.(\d+)\.", key) for key in state]
+    deep = 1 + max((int(match[1]) for match in found if match), default=0)
+    blocks = (
+        [(16, 16, 1)] * deep + [(16, 32, 2)] + [(32, 32, 1)] * (deep - 1) + [(32, 64, 2)] + [(64, 64, 1)] * (deep - 1)
+    )
     stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     body = [Block(*sizes) for sizes in blocks]
     net = nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-    names = {"conv1": "0", "bn1": "1", "linear": str(len(net) - 1)}
-    names |= {f"layer{i // 3 + 1}.{i % 3}": str(i + 3) for i in range(9)}
-    state = torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
+    names = {"conv1.": "0.", "bn1.": "1.", "linear.": f"{len(net) - 1}."}
+    names |= {f"layer{i // deep + 1}.{i % deep}.": f"{i + 3}." for i in range(3 * deep)}
     for key in list(state):
-        value = state.pop(key)
-        key = key.removeprefix("module.")
-        prefix = max((name for name in names if key.startswith(f"{name}.")), key=len)
-        state[names[prefix] + key.removeprefix(prefix)] = value
+        prefix = next((name for name in names if key.startswith(name)), "")
+        state[names.get(prefix, "") + key.removeprefix(prefix)] = state.pop(key)
     missing, unexpected = net.load_state_dict(state, strict=False)
     if unexpected or any("shortcut" not in key for key in missing):
-        raise SystemExit(f"{weights} does not hold this ResNet-20: {[*missing, *unexpected][:3]}")
+        raise SystemExit(f"{weights} does not hold such a ResNet: {[*missing, *unexpected][:3]}")
     return AnnClassifier(net, NORMALIZE).eval()
+
+
+def build() -> AnnClassifier:
+    """The network of the file named by ``RESNET_WEIGHTS``, for `robustsnn convert benchmarks/conversion.py:build`."""
+    return resnet(Path(os.environ["RESNET_WEIGHTS"]))
 
 
 def spikingjelly(ann: AnnClassifier, images: Tensor, batch: int, time_steps: int, recipe: str) -> SpikingClassifier:
@@ -103,19 +128,120 @@ def spikingjelly(ann: AnnClassifier, images: Tensor, batch: int, time_steps: int
     return SpikingClassifier(net, time_steps, normalize=NORMALIZE, layout="single").eval()
 
 
-def conversions(
-    ann: AnnClassifier, images: Tensor, batch: int, steps: int, iterations: int
-) -> Iterator[tuple[str, Callable[[], SpikingClassifier]]]:
-    """Every method by what the table calls it."""
-    for title, (method, given) in OURS.items():
+@dataclass(frozen=True)
+class Row:
+    """A conversion by what the table calls it; ``for_one_t`` where it depends on T."""
+
+    title: str
+    make: Callable[[int], SpikingClassifier]
+    for_one_t: bool = False
+
+
+def conversions(ann: AnnClassifier, images: Tensor, batch: int, iterations: int) -> list[Row]:
+    """Every method."""
+
+    def ours(method: str, given: dict[str, Any], steps: int) -> SpikingClassifier:
         options = given | ({"iterations": iterations} if method == "ltb" else {})
-        yield title, partial(convert, ann, method, steps, images, batch_size=batch, **options)
-    for recipe in ("max", "99.9%", "LTB"):
-        yield f"SpikingJelly, {recipe}", partial(spikingjelly, ann, images, batch, steps, recipe)
+        return convert(ann, method, steps, images, batch_size=batch, **options)
+
+    def theirs(recipe: str, steps: int) -> SpikingClassifier:
+        return spikingjelly(ann, images, batch, steps, recipe)
+
+    assert set(FOR_ONE_T) <= set(METHODS)
+    rows = [Row(title, partial(ours, method, given), method in FOR_ONE_T) for title, (method, given) in OURS.items()]
+    return [*rows, *(Row(f"SpikingJelly, {recipe}", partial(theirs, recipe)) for recipe in THEIRS)]
+
+
+def counts(
+    model: SpikingClassifier, images: Tensor, labels: Tensor, answers: Tensor, time_steps: Sequence[int], batch: int
+) -> dict[int, tuple[int, int]]:
+    """For each T how many images the model classifies correctly, and how many as the ANN does."""
+    found = {steps: [0, 0] for steps in time_steps}
+    for some, wanted, said in zip(images.split(batch), labels.split(batch), answers.split(batch)):
+        with torch.no_grad():
+            outputs = outputs_in_pieces(model, some)
+        for steps in time_steps:
+            predicted = model.readout(outputs[:steps]).argmax(1)
+            found[steps][0] += int((predicted == wanted).sum())
+            found[steps][1] += int((predicted == said).sum())
+    return {steps: (right, agreed) for steps, (right, agreed) in found.items()}
+
+
+def measure(row: Row, images: Tensor, labels: Tensor, answers: Tensor, time_steps: Sequence[int], batch: int) -> str:
+    """A line of the table."""
+    found: dict[int, tuple[int, int]] = {}
+    took = 0.0
+    for some in [[steps] for steps in time_steps] if row.for_one_t else [time_steps]:
+        start = time.perf_counter()
+        model = row.make(max(some))
+        took = time.perf_counter() - start
+        found |= counts(model, images, labels, answers, some, batch)
+    cells = [f"{_shown(rate(right, len(labels)))} / {100 * same / len(labels):.1f}" for right, same in found.values()]
+    return f"| {row.title} | {' | '.join(cells)} | {took:.1f} s |"
+
+
+def measure_speed(row: Row, images: Tensor, repeats: int) -> str:
+    """A line of the table of speed."""
+    start = time.perf_counter()
+    model = row.make(SPEED_STEPS)
+    took = time.perf_counter() - start
+    seconds = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        with torch.no_grad():
+            model.readout(outputs_in_pieces(model, images))
+        seconds.append(time.perf_counter() - start)
+    return f"| {row.title} | {took:.1f} s | {len(images) / statistics.median(seconds[1:]):.1f} |"
+
+
+def measure_memory(row: Row, images: Tensor, steps: int) -> float:
+    """MiB by which the peak of the process grows in one pass of ``steps`` steps."""
+    model = row.make(8)
+    model.time_steps = steps
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.no_grad():
+        model.readout(outputs_in_pieces(model, images))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 def main() -> None:
-    """Print a table in Markdown: accuracy in percent with 95 % Wilson intervals."""
+    """Print a table in Markdown."""
+    options = _options()
+    data = load(options.dataset, options.data_root)
+    calibration = data.train.batch(slice(options.n_calibration))[0].to(options.device)
+    images, labels = (part.to(options.device) for part in data.test.batch(slice(options.n_test)))
+    ann = resnet(options.weights).to(options.device)
+    rows = conversions(ann, calibration, options.batch_size, options.iterations)
+    rows = [row for row in rows if not options.only or row.title in options.only]
+    if not rows:
+        raise SystemExit(f"no method is called {options.only}; there are {[*OURS]} and {THEIRS} of SpikingJelly")
+    if options.memory_at:
+        print(measure_memory(rows[0], images[: options.batch_size], options.memory_at))
+    elif options.speed:
+        print(f"T = {SPEED_STEPS}, batches of {options.batch_size}, {len(calibration)} calibration images\n")
+        print(
+            "| method | conversion | images/s | " + " | ".join(f"MiB at T = {steps}" for steps in MEMORY_STEPS) + " |"
+        )
+        print("|" + " --- |" * (3 + len(MEMORY_STEPS)))
+        for row in rows:
+            shown = measure_speed(row, images[: options.batch_size], options.repeats)
+            command = [sys.executable, *sys.argv, "--only", row.title, "--n-calibration", "100", "--iterations", "1"]
+            for steps in MEMORY_STEPS:
+                done = subprocess.run([*command, "--memory-at", str(steps)], check=True, capture_output=True, text=True)
+                shown += f" {float(done.stdout):.0f} |"
+            print(shown, flush=True)
+    else:
+        with torch.no_grad():
+            answers = torch.cat([ann(some).argmax(1) for some in images.split(options.batch_size)])
+        right = rate(int((answers == labels).sum()), len(labels))
+        print(f"ANN {_shown(right)}; n = {len(labels)}, {len(calibration)} calibration images\n")
+        print("| method | " + " | ".join(f"T = {steps}" for steps in options.time_steps) + " | conversion |")
+        print("|" + " --- |" * (len(options.time_steps) + 2))
+        for row in rows:
+            print(measure(row, images, labels, answers, options.time_steps, options.batch_size), flush=True)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--dataset", default="cifar10")
@@ -127,27 +253,10 @@ def main() -> None:
     parser.add_argument("--time-steps", type=int, nargs="+", default=[8, 16, 32, 64, 128])
     parser.add_argument("--only", nargs="+", help="methods by the name in the table; all unless given")
     parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    data = load(options.dataset, options.data_root)
-    calibration = data.train.batch(slice(options.n_calibration))[0].to(options.device)
-    images, labels = (part.to(options.device) for part in data.test.batch(slice(options.n_test)))
-    ann = resnet20(options.weights).to(options.device)
-    with torch.no_grad():
-        right = sum(int((ann(x).argmax(1) == y).sum()) for x, y in zip(images.split(100), labels.split(100)))
-    print(f"ANN {_shown(rate(right, len(labels)))}; n = {len(labels)}, {len(calibration)} calibration images\n")
-    print("| method | " + " | ".join(f"T = {steps}" for steps in options.time_steps) + " | conversion |")
-    print("|" + " --- |" * (len(options.time_steps) + 2))
-    longest = max(options.time_steps)
-    for title, make in conversions(ann, calibration, options.batch_size, longest, options.iterations):
-        if options.only and title not in options.only:
-            continue
-        start = time.perf_counter()
-        model = make()
-        took = time.perf_counter() - start
-        found = accuracy_over_time(model, images, labels, options.time_steps, options.batch_size)
-        shown = " | ".join(_shown(rate(at.correct, at.n)) for at in found)
-        print(f"| {title} | {shown} | {took:.1f} s |")
-        sys.stdout.flush()
+    parser.add_argument("--speed", action="store_true", help="measure time and memory instead")
+    parser.add_argument("--repeats", type=int, default=3, help="timed passes with --speed")
+    parser.add_argument("--memory-at", type=int, help="print the peak memory of one method at this T and nothing else")
+    return parser.parse_args()
 
 
 def _shown(found: Rate) -> str:

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from robustsnn import attacks, conversion, datasets, defenses, evaluation, gradients, models, neurons, report
+    from robustsnn import (
+        attacks,
+        conversion,
+        datasets,
+        defenses,
+        dense,
+        energy,
+        evaluation,
+        events,
+        gradients,
+        models,
+        neurons,
+        report,
+    )
     from robustsnn.classifier import SpikingClassifier
     from robustsnn.selftest import self_test
 
@@ -17,7 +30,10 @@ _ROOMS = (
     "conversion",
     "datasets",
     "defenses",
+    "dense",
+    "energy",
     "evaluation",
+    "events",
     "gradients",
     "models",
     "neurons",

@@ -76,6 +76,12 @@ def _conversions() -> dict[str, str]:
     return {name: method.about for name, method in METHODS.items()}
 
 
+def _corrections() -> dict[str, str]:
+    from robustsnn.conversion import CORRECTIONS
+
+    return {name: correction.about for name, correction in CORRECTIONS.items()}
+
+
 def _surrogates() -> dict[str, str]:
     from robustsnn.neurons import surrogates
 
@@ -92,6 +98,7 @@ _KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "recipes": _recipes,
     "suites": _suites,
     "conversions": _conversions,
+    "corrections": _corrections,
     "surrogates": _surrogates,
 }
 

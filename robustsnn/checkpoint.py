@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from robustsnn.classifier import SpikingClassifier
 from robustsnn.errors import RobustSNNError
 from robustsnn.files import write_atomic
-from robustsnn.models import ModelSpec
+from robustsnn.models import CorrectedClassifier, ModelSpec
 from robustsnn.neurons import ScaledIF
 
 FORMAT = 1
@@ -52,11 +53,15 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec, record:
         record: plain JSON: dictionaries, lists, strings, finite numbers, true, false, None.
 
     Raises:
-        RobustSNNError: the weights do not fit ``spec``, ``record`` is not plain JSON, or the file cannot be written.
+        RobustSNNError: the weights do not fit ``spec``, the model has another correction or readout than ``spec`` says,
+            ``record`` is not plain JSON, or the file cannot be written.
     """
     weights = model.state_dict()
+    _check_described(model, spec)
     _check_fit(weights, spec, "the model")
-    write_tensors(path, MODEL, weights, {"spec": spec.model_dump(mode="json"), "record": dict(record)})
+    left_out = {"correction"} if spec.correction is None else None  # older versions do not know the key
+    described = spec.model_dump(mode="json", exclude=left_out)
+    write_tensors(path, MODEL, weights, {"spec": described, "record": dict(record)})
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -80,6 +85,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         model = spec.build()
     for module, key in _free_thresholds(model):
         module.threshold = torch.empty_like(weights[key])
+        module.make_room(weights, key.removesuffix("threshold"))
     model.load_state_dict(weights)
     return Checkpoint(model.eval().to(device), spec, record)
 
@@ -165,6 +171,22 @@ def _check_origin(path: Path, metadata: Mapping[str, str], kind: str) -> None:
         raise RobustSNNError(f"{path} is a {found} file; expected a {kind} file")
 
 
+def _check_described(model: nn.Module, spec: ModelSpec) -> None:
+    """What a model has beside its weights must be in its spec, or the file would forget it."""
+    if not isinstance(model, SpikingClassifier):
+        return
+    correction = model.correction if isinstance(model, CorrectedClassifier) else None
+    for what, found, told in (
+        ("correction", correction, spec.correction),
+        ("readout", model.readout.name, spec.readout),
+    ):
+        if found != told:
+            raise RobustSNNError(
+                f"the model has the {what} {found or 'none'}, its description the {what} {told or 'none'}; a file keeps what "
+                "the description says"
+            )
+
+
 def _check_fit(weights: Mapping[str, Tensor], spec: ModelSpec, where: str) -> None:
     """Compare with a model of ``spec`` on the meta device, where even an absurd spec takes no memory."""
     try:
@@ -172,8 +194,11 @@ def _check_fit(weights: Mapping[str, Tensor], spec: ModelSpec, where: str) -> No
             model = spec.build()
     except Exception as error:  # a strange spec can raise nearly anything
         raise RobustSNNError(f"{where}: a model as described cannot be built: {_first(error)}") from None
+    free = set()
+    for module, key in _free_thresholds(model):
+        free.add(key)
+        module.make_room(weights, key.removesuffix("threshold"))
     expected = model.state_dict()
-    free = {key for _, key in _free_thresholds(model)}
     for name in [*expected, *weights]:
         problem = _misfit(weights.get(name), expected.get(name), name in free)
         if problem:

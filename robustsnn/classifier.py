@@ -69,7 +69,8 @@ class SpikingClassifier(NormalizedModel):
             SpikingJelly only. Of a tuple that a network returns the first element is its output. A network that returns
             ``[N, K]`` has read out over time itself.
         time_steps: number of simulation steps T >= 1.
-        encoder: ``"direct"``, ``"poisson"`` or an `Encoder`.
+        encoder: a name of `ENCODERS` (``"direct"``, ``"poisson"``, ...) or an `Encoder`. With ``"frames"`` the classifier takes
+            frames ``[N, T, C, H, W]`` of event recordings instead of images.
         readout: ``"mean"``, ``"sum"``, ``"max"``, ``"last"`` over time, or a `Readout`.
         normalize: ``(mean, std)`` per channel, applied to every encoded frame; None for no normalisation.
         layout: how ``net`` takes time, one of `LAYOUTS`; found out from its modules unless given.
@@ -169,7 +170,8 @@ class SpikingClassifier(NormalizedModel):
             raise RobustSNNError(
                 f"expected a batch of images [N, C, H, W], got a tensor of shape {tuple(images.shape)}"
             )
-        return self.normalized(self.encoder(images, self.time_steps), images)
+        frames = self.encoder(images, self.time_steps)
+        return self.normalized(frames, images if self.encoder.static else frames[0])
 
     def run(
         self,

@@ -95,14 +95,22 @@ def benchmark(
     ] = False,
     suite: Annotated[
         str | None,
-        typer.Option("--suite", help="Run a whole suite in place of the main job: defenses, a table of every defense."),
+        typer.Option(
+            "--suite",
+            help="Run a whole suite in place of the main job: defenses, a table of every defense; conversions, ANNs beside "
+            "what they convert to.",
+        ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Of a suite: trainings of each defense, 3 unless given.")
+        int | None, typer.Option("--seeds", min=1, help="Of a suite: trainings of each row, 3 unless given.")
     ] = None,
-    defense: Annotated[
+    row: Annotated[
         list[str] | None,
-        typer.Option("--defense", help="Of a suite: run this defense (and plain) only, repeatable; all unless given."),
+        typer.Option(
+            "--defense",
+            "--conversion",
+            help="Of a suite: run this row (and the reference) only, repeatable; all unless given.",
+        ),
     ] = None,
     lam: Annotated[
         list[float] | None, typer.Option("--lam", help="Of a suite: weight of SR in its sweep, repeatable.")
@@ -128,6 +136,8 @@ def benchmark(
     - `robustsnn benchmark --show-config > mine.yaml`, edit, `robustsnn benchmark --config mine.yaml`
 
     - `robustsnn benchmark --suite defenses --dataset digits --seeds 3 --out out/defenses`
+
+    - `robustsnn benchmark --suite conversions --out out/conversions`
     """
     from robustsnn.evaluation import main_job, read_config
     from robustsnn.evaluation.config import parse_eps
@@ -140,7 +150,7 @@ def benchmark(
             data={"name": dataset, "root": data_root, "download": download or None, "n_test": n_test},
             seeds=seeds,
             first_seed=seed,
-            defenses=defense or (),
+            rows=row or (),
             lams=lam or (),
             eps=eps,
             epochs=epochs,
@@ -151,9 +161,9 @@ def benchmark(
             return
         _run_suite(chosen, out, fresh)
         return
-    for option, given in (("--seeds", seeds), ("--defense", defense), ("--lam", lam)):
+    for option, given in (("--seeds", seeds), ("--defense", row), ("--lam", lam)):
         if given is not None:
-            raise RobustSNNError(f"{option} belongs to a suite; add --suite defenses")
+            raise RobustSNNError(f"{option} belongs to a suite; add --suite defenses or --suite conversions")
     settings = main_job(dataset or "digits") if config is None else read_config(config)
     settings = with_data(settings, name=dataset, root=data_root, download=download or None, n_test=n_test)
     if epochs is not None:
@@ -371,42 +381,103 @@ def show(
 @app.command()
 @_readable_errors
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A trained ANN: `robustsnn train --neuron qcfs` (or relu).")],
-    out: Annotated[Path, typer.Option("--out", help="File of the converted SNN.")] = Path("converted.safetensors"),
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A trained ANN (`robustsnn train --neuron qcfs`, or relu), or FILE.py:FUNCTION that returns anybody's: a "
+            "torch.nn.Module or an AnnClassifier (the file is run)."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="File of the converted SNN, converted.safetensors unless given; none for a network of your own.",
+        ),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
             "--method",
-            help="qcfs for QCFS activations; opi, ltb, max or percentile for ReLU. qcfs or opi unless given.",
+            help="`robustsnn list conversions`, or all: every method that fits, in one table. qcfs for QCFS activations, opi "
+            "for ReLU unless given.",
+        ),
+    ] = None,
+    correction: Annotated[
+        str | None, typer.Option("--correction", help="srp or cos: neurons corrected by what they do in probing steps.")
+    ] = None,
+    probe_steps: Annotated[
+        int | None,
+        typer.Option("--probe-steps", help="Steps of the correction before those that count, 4 unless given."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            help="KEY=VALUE, repeatable: an option of the method, such as percentile=99; of the correction as "
+            "cos.iterations=2.",
         ),
     ] = None,
     time_steps: Annotated[int, typer.Option("--time-steps", help="T of the converted model.")] = 8,
     v_init: Annotated[
         float | None,
-        typer.Option(
-            "--v-init", help="Initial potential in thresholds; 0 for max and percentile, else 0.5 unless given."
-        ),
+        typer.Option("--v-init", help="Initial potential in thresholds; the method's own (mostly 0.5) unless given."),
     ] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Data set; that of training unless given.")] = None,
+    n_calibration: Annotated[
+        int | None,
+        typer.Option("--n-calibration", min=1, help="First N training images that calibrate, 1000 unless given."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Data set; that of training, or digits, unless given.")
+    ] = None,
     data_root: RootOption = None,
     n_test: TestOption = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            help="Folder of the tables and plots; named as --out unless given, out/conversion without --out.",
+        ),
+    ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Convert an ANN to an SNN and show its accuracy over T beside the ANN's.
+    """Convert an ANN to an SNN and show accuracy over T, latency and energy beside the ANN's.
 
-    Example: `robustsnn train --neuron qcfs --out ann.safetensors`, then `robustsnn convert ann.safetensors`
+    Examples:
+
+    - `robustsnn train --neuron qcfs --out ann.safetensors`, then `robustsnn convert ann.safetensors --correction cos`
+
+    - `robustsnn convert relu.safetensors --method percentile --option percentile=99 --time-steps 32`
+
+    - `robustsnn convert mine.py:build --dataset cifar10 --data-root ~/data --method all --time-steps 32`
     """
     from rich.markup import escape
 
-    from robustsnn.evaluation.single import convert_one
-    from robustsnn.report.tables import conversion_table
-    from robustsnn.terminal import console
+    from robustsnn.evaluation.conversion_study import ALL, conversions_of, run_conversions, source_of
+    from robustsnn.evaluation.overrides import conversion_keys
+    from robustsnn.evaluation.single import check_file
+    from robustsnn.files import writable_folder
+    from robustsnn.report.conversion_report import save_study
+    from robustsnn.terminal import Bars, console
 
-    conversion = convert_one(checkpoint, out, method, time_steps, v_init, dataset, data_root, n_test, device)
-    console.print(conversion_table({"conversions": [conversion]}))
-    name = escape(str(out))
-    told = f"[bold]{name}[/bold]: an SNN of {time_steps} steps; attack it with `robustsnn evaluate {name}`"
-    console.print(told, soft_wrap=True)
+    source = source_of(model, device)
+    keys = conversion_keys(option or (), correction, probe_steps, v_init=v_init, n_calibration=n_calibration)
+    conversions = conversions_of(source, method, **keys)
+    if out is None and source.spec is not None and method != ALL:
+        out = Path("converted.safetensors")
+    if out is not None:
+        check_file(out)
+    folder = report or (Path("out/conversion") if out is None else out.with_suffix(".conversion"))
+    with Bars() as progress:
+        found = run_conversions(source, conversions, time_steps, out, dataset, data_root, n_test, device, progress)
+    save_study(writable_folder(folder), found)
+    _report_study(folder)
+    if out is not None:
+        name = escape(str(out))
+        told = f"[bold]{name}[/bold]: an SNN of {time_steps} steps; attack it with `robustsnn evaluate {name}`"
+        console.print(told, soft_wrap=True)
+    elif source.spec is None:
+        console.print("No file of the SNN: a network of your own has no description that could build it again.")
 
 
 @app.command()
@@ -427,8 +498,8 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="datasets, models, rules, attacks, libraries, defenses, recipes, suites, conversions or surrogates; all unless "
-            "given."
+            help="datasets, models, rules, attacks, libraries, defenses, recipes, suites, conversions, corrections or "
+            "surrogates; all unless given."
         ),
     ] = None,
 ) -> None:
@@ -453,17 +524,27 @@ def _run_and_report(settings: Any, out: Path, fresh: bool) -> dict[str, Any]:
 
 
 def _run_suite(settings: Any, out: Path, fresh: bool) -> None:
+    from robustsnn.evaluation.conversion_suite import run_conversion_suite
+    from robustsnn.evaluation.conversion_suite_config import ConversionSuite
     from robustsnn.evaluation.defense_suite import run_suite
     from robustsnn.terminal import Bars
 
+    run = run_conversion_suite if isinstance(settings, ConversionSuite) else run_suite
     with Bars() as progress:
-        run_suite(settings, out, progress, fresh)
+        run(settings, out, progress, fresh)
     _report(out)
 
 
 def _report(folder: Path) -> None:
     from rich.markup import escape
 
+    from robustsnn.report.conversion_report import is_study
+    from robustsnn.report.conversions import (
+        is_conversion_suite,
+        load_conversion_suite,
+        print_conversion_suite,
+        write_conversion_suite,
+    )
     from robustsnn.report.defenses import is_suite, load_suite, print_suite, write_suite
     from robustsnn.report.html import write_report
     from robustsnn.report.loading import load_examples, load_results
@@ -471,6 +552,13 @@ def _report(folder: Path) -> None:
     from robustsnn.report.tables import print_summary
     from robustsnn.terminal import console
 
+    if is_study(folder):
+        _report_study(folder)
+        return
+    if is_conversion_suite(folder):
+        print_conversion_suite(load_conversion_suite(folder), console)
+        console.print(f"Report: [bold]{escape(str(write_conversion_suite(folder)))}[/bold]", soft_wrap=True)
+        return
     if is_suite(folder):
         print_suite(load_suite(folder), console)
         console.print(f"Report: [bold]{escape(str(write_suite(folder)))}[/bold]", soft_wrap=True)
@@ -480,6 +568,16 @@ def _report(folder: Path) -> None:
     save_plots(results, folder / "plots", load_examples(folder))
     page = write_report(folder)
     console.print(f"Report: [bold]{escape(str(page))}[/bold]", soft_wrap=True)
+
+
+def _report_study(folder: Path) -> None:
+    from rich.markup import escape
+
+    from robustsnn.report.conversion_report import load_study, print_study, write_study
+    from robustsnn.terminal import console
+
+    print_study(load_study(folder), console)
+    console.print(f"Tables and plots: [bold]{escape(str(write_study(folder)))}[/bold]", soft_wrap=True)
 
 
 def _yaml(content: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""From an image to what the network sees at each time step: direct, Poisson and frequency coding."""
+"""From an image to what the network sees at each time step: direct, Poisson and frequency coding, frames of events."""
 
 from __future__ import annotations
 
@@ -122,15 +122,36 @@ def _window(size: int, half: int, device: torch.device) -> Tensor:
     return ((k >= -half) & (k < half)).to(device)
 
 
+class FrameEncoder(Encoder):
+    """The input has a time axis already: frames of events ``[N, T, C, H, W]``, one for each step.
+
+    Counts are passed on as they are; scale them, where that is wanted, by the classifier's ``normalize``.
+    """
+
+    def forward(self, images: Tensor, time_steps: int) -> Tensor:
+        """Frames ``[T, N, C, H, W]`` of ``[N, T, C, H, W]``.
+
+        Raises:
+            RobustSNNError: no time axis, or another number of frames than the classifier has steps.
+        """
+        if images.dim() < 3 or images.shape[1] != time_steps:
+            raise RobustSNNError(
+                f"expected frames [N, T, C, H, W] with T = {time_steps}, the classifier's time_steps; got a tensor of shape "
+                f"{tuple(images.shape)}; cut the recordings into {time_steps} windows"
+            )
+        return images.transpose(0, 1)
+
+
 ENCODERS: dict[str, type[Encoder]] = {
     "direct": DirectEncoder,
     "poisson": PoissonEncoder,
     "frequency": FrequencyEncoder,
+    "frames": FrameEncoder,
 }
 
 
 def build_encoder(encoder: str | Encoder) -> Encoder:
-    """An encoder by name (``"direct"``, ``"poisson"``, ``"frequency"``), or the given one.
+    """An encoder by name (``"direct"``, ``"poisson"``, ``"frequency"``, ``"frames"``), or the given one.
 
     Raises:
         UnknownNameError: no encoder of that name.

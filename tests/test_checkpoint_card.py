@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 import robustsnn
 from robustsnn.checkpoint import load_checkpoint, save_checkpoint, update_record
 from robustsnn.cli import app
+from robustsnn.conversion import convert, to_spec
 from robustsnn.datasets import load
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.identity import model_hash
 from robustsnn.evaluation.record import with_evaluation
-from robustsnn.models import ActivationSpec, ModelSpec, NeuronSpec
+from robustsnn.models import ActivationSpec, COSSpec, ModelSpec, NeuronSpec
 from robustsnn.report.card import print_card
 
 SPEC = ModelSpec(
@@ -227,3 +228,18 @@ def test_the_hash_is_about_the_model(model):
     changed = found.spec.model_copy(update={"time_steps": 3})
     save_checkpoint("other.safetensors", found.model, changed, found.record)
     assert model_hash("other.safetensors") != model_hash(model)
+
+
+def test_a_correction_is_on_the_card_with_its_latency(tmp_path):
+    ann = ModelSpec(neuron=ActivationSpec(kind="qcfs"), image_shape=(1, 8, 8), num_classes=10, options={"width": 4})
+    correction = COSSpec(probe_steps=3, iterations=2)
+    snn = convert(ann.build(), "qcfs", 8, correction=correction)
+    save_checkpoint(tmp_path / "cos.safetensors", snn, to_spec(ann, 8, correction=correction), {})
+    shown = " ".join(card(tmp_path / "cos.safetensors").split())
+    assert "cos(probe_steps=3, iterations=2, layerwise=True)" in shown
+    count = snn.step_count
+    assert (count.published, count.computed) == (14, 14)
+    assert (
+        f"T = 8: 14 steps as published, {count.pipelined} on a device that runs all layers in step, 14 computed"
+        in shown
+    )

@@ -302,7 +302,21 @@ class TestBadOptions:
             (["evaluate", "m.safetensors", "cifar.safetensors"], ["cifar10, digits", "--dataset"]),
             (["convert", "m.safetensors"], ["is an SNN already"]),
             (["convert", "ann.safetensors", "--time-steps", "0"], ["time_steps must be at least 1"]),
-            (["convert", "ann.safetensors", "--method", "qcf"], ["method", "'qcfs', 'opi'"]),
+            (["convert", "ann.safetensors", "--method", "qcf"], ["method", "Did you mean 'qcfs'?"]),
+            (
+                ["convert", "ann.safetensors", "--method", "all", "--out", "x.safetensors", "--option", "a=1"],
+                ["one method"],
+            ),
+            (["convert", "ann.safetensors", "--correction", "cost"], ["correction", "srp or cos"]),
+            (["convert", "ann.safetensors", "--probe-steps", "4"], ["add --correction srp"]),
+            (
+                ["convert", "ann.safetensors", "--correction", "cos", "--probe-steps", "-1"],
+                ["probe_steps", "equal to 0"],
+            ),
+            (["convert", "ann.safetensors", "--option", "percentile"], ["KEY=VALUE"]),
+            (["convert", "ann.safetensors", "--option", "percentile=9"], ["unknown option 'percentile'"]),
+            (["convert", "ann.safetensors", "--option", "cos.iterations=2"], ["add --correction cos"]),
+            (["convert", "ann.py"], ["ann.py:FUNCTION"]),
             (["convert", "ann.safetensors", "--method", "opi"], ["opi converts relu"]),
             (["convert", "ann.safetensors", "--v-init", "nan"], ["v_init"]),
             (["convert", "ann.safetensors", "--out", "ann.safetensors"], ["is the ANN itself"]),
@@ -591,13 +605,13 @@ class TestTrainEvaluateConvert:
         with torch.no_grad():
             right = [int((m(images).argmax(1) == labels).sum()) for m in (ann.model, snn.model)]
         assert right[0] > 30
-        header, row = printed.splitlines()[1:3]
-        shown = dict(zip(header.split()[2:], row.split()[2:]))
-        assert header.split()[2:] == ["ANN", "quantised", "T=1", "T=2", "T=4", "T=8", "T=16", "T=32", "n"]
+        header, row = (line.split() for line in printed.splitlines()[2:4])
+        shown = dict(zip(header[1:], row[1:]))
+        assert header[1:] == ["ANN", "quantised", "T=1", "T=2", "T=4", "T=8", "T=16", "T=32", "n"]
         assert shown["quantised" if neuron == "qcfs" else "ANN"] == f"{100 * right[0] / 60:.1f}"
         assert shown["T=4"] == f"{100 * right[1] / 60:.1f}"
         assert shown["n"] == "60"
-        assert f"({method})" in row
+        assert row[0] == method
         assert "`robustsnn evaluate converted.safetensors`" in printed
 
         options = ["--attack", "fgsm", "--eps", "0.05", "--n-test", 60, "--rule", "bptr"]

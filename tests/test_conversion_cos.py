@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustsnn.attacks import PGD
-from robustsnn.checkpoint import load_checkpoint, save_checkpoint
 from robustsnn.classifier import SpikingClassifier
-from robustsnn.conversion import METHODS, accuracy_over_time, convert, convert_qcfs, to_spec, with_cos, with_srp
-from robustsnn.conversion.cos import COSClassifier, offset_shift
+from robustsnn.conversion import METHODS, accuracy_over_time, convert, convert_qcfs, with_cos, with_srp
 from robustsnn.datasets import load
 from robustsnn.errors import RobustSNNError
 from robustsnn.gradients import BPTR, RULES, build_rule
 from robustsnn.models import ActivationSpec, ModelSpec
+from robustsnn.models.cos import COSClassifier, offset_shift
 from robustsnn.neurons import QCFS, ScaledIF, StepLayer
 from robustsnn.neurons.execution import Execution
 from robustsnn.selftest import self_test
@@ -341,25 +340,6 @@ def test_nothing_stays_behind():
     assert torch.equal(model(x), before)
     again = copy.deepcopy(model).float()(x.float())
     torch.testing.assert_close(again.double(), before, rtol=1e-4, atol=1e-4)
-
-
-def test_a_checkpoint_never_forgets_the_correction(tmp_path):
-    spec = ModelSpec(
-        neuron=ActivationSpec(kind="qcfs", levels=4, bound=0.5),
-        options={"width": 3, "hidden": 9},
-        image_shape=(1, 8, 8),
-        num_classes=4,
-    )
-    snn = convert(spec.build().eval(), "qcfs", 4)
-    corrected, path = with_cos(snn, 3, 2, layerwise=False), tmp_path / "model.safetensors"
-    with pytest.raises(RobustSNNError, match="cos_probe_steps has no place in the model"):
-        save_checkpoint(path, corrected, to_spec(spec, 4), {})
-    save_checkpoint(path, snn, to_spec(spec, 4), {})
-    x = images(5)[:, :1].float()
-    torch.testing.assert_close(with_cos(load_checkpoint(path).model, 3, 2, layerwise=False)(x), corrected(x))
-    other = with_cos(snn)
-    other.load_state_dict(corrected.state_dict())
-    assert (other.probe_steps, other.iterations, other.layerwise) == (3, 2, False)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robustsnn.attacks import PGD
-from robustsnn.checkpoint import load_checkpoint, save_checkpoint
 from robustsnn.classifier import SpikingClassifier
-from robustsnn.conversion import accuracy_over_time, convert, convert_qcfs, to_spec, with_srp
-from robustsnn.conversion.srp import SRPClassifier
+from robustsnn.conversion import accuracy_over_time, convert_qcfs, with_srp
 from robustsnn.errors import RobustSNNError
 from robustsnn.gradients import RULES, build_rule
-from robustsnn.models import ActivationSpec, ModelSpec
+from robustsnn.models.srp import SRPClassifier
 from robustsnn.neurons import IF, QCFS, ScaledIF
 
 
@@ -276,27 +274,6 @@ def test_normalisation_comes_along():
     inner = with_srp(convert_qcfs(network(), 6))
     shifted = (x - torch.tensor([0.5, 0.25]).view(-1, 1, 1)) / torch.tensor([0.5, 2.0]).view(-1, 1, 1)
     torch.testing.assert_close(with_srp(model)(x), inner(shifted))
-
-
-def test_a_checkpoint_never_forgets_the_correction(tmp_path):
-    spec = ModelSpec(
-        neuron=ActivationSpec(kind="qcfs", levels=4, bound=0.5),
-        options={"width": 3, "hidden": 9},
-        image_shape=(1, 8, 8),
-        num_classes=4,
-    )
-    snn = convert(spec.build().eval(), "qcfs", 4)
-    corrected, path = with_srp(snn, 3), tmp_path / "model.safetensors"
-    with pytest.raises(RobustSNNError, match="srp_probe_steps has no place in the model"):
-        save_checkpoint(path, corrected, to_spec(spec, 4), {})
-    save_checkpoint(path, snn, to_spec(spec, 4), {"srp": 3})
-    loaded = load_checkpoint(path)
-    again = with_srp(loaded.model, loaded.record["srp"])
-    x = draw(5, 1, 8, 8).float()
-    torch.testing.assert_close(again(x), corrected(x))
-    other = with_srp(snn, 1)
-    other.load_state_dict(corrected.state_dict())
-    assert other.probe_steps == 3
 
 
 # --- misuse ----------------------------------------------------------------------------------------------------------

@@ -33,13 +33,13 @@ from robustsnn.conversion.ltb import delayed_mean
 from robustsnn.datasets import load
 from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.evaluation.config import ConversionConfig, parse_config
+from robustsnn.evaluation.conversion_study import conversions_of, run_conversions, source_of
 from robustsnn.evaluation.preparation import check_model
-from robustsnn.evaluation.single import convert_one
 from robustsnn.gradients import BPTR, BPTT
 from robustsnn.models import ActivationSpec, AnnClassifier, ModelSpec
 from robustsnn.neurons import ScaledIF
 
-FREE = ["max", "percentile", "ltb"]
+FREE = ["max", "percentile", "ltb", "clip-floor"]
 
 
 def uniform(*shape, seed=0):
@@ -370,15 +370,19 @@ def test_pooled_steps_are_what_every_rule_and_the_reference_see():
     assert torch.autograd.grad(logits.square().sum(), images)[0].any()
 
 
-@pytest.mark.parametrize("method", ["opi", "max", "percentile"])
-def test_other_methods_refuse_pooling(method):
-    with pytest.raises(RobustSNNError, match="average pooling"):
-        convert(Pooled().double(), method, 4, uniform(6, 2, 8, 8))
+@pytest.mark.parametrize("method", ["opi", *FREE])
+def test_every_method_pools_first(method):
+    torch.manual_seed(0)
+    net, x = Pooled().double().eval(), uniform(6, 2, 8, 8)
+    model = convert(net, method, 4, x, **({"iterations": 3} if method == "ltb" else {}))
+    assert [name for name, _ in model.net.named_modules() if "pool" in name] == ["pool"]
+    torch.testing.assert_close(model.reference(x), model(x))
 
 
-def test_pooling_of_an_activation_with_other_readers_is_refused():
+@pytest.mark.parametrize("method", ["opi", *FREE])
+def test_pooling_of_an_activation_with_other_readers_is_refused(method):
     with pytest.raises(RobustSNNError, match=r"'pool' \(MaxPool2d\): .*average pooling"):
-        convert_ltb(Shared().double(), uniform(6, 2, 8, 8), 4, iterations=1)
+        convert(Shared().double(), method, 4, uniform(6, 2, 8, 8))
 
 
 # --- real digits -----------------------------------------------------------------------------------------------------
@@ -425,11 +429,12 @@ def test_digits_keep_their_accuracy(method, per_channel, digits, trained):
 
 
 @pytest.mark.parametrize("method", FREE)
-def test_convert_one_writes_what_it_measures(method, digits, trained, tmp_path):
+def test_the_file_is_what_was_measured(method, digits, trained, tmp_path):
     spec, ann = trained
     save_checkpoint(tmp_path / "ann.safetensors", ann, spec, {"dataset": "digits"})
     out = tmp_path / "snn.safetensors"
-    curve = convert_one(tmp_path / "ann.safetensors", out, method, 16, None, None, None, 100, "cpu")
+    source = source_of(str(tmp_path / "ann.safetensors"), "cpu")
+    (curve,) = run_conversions(source, conversions_of(source, method), 16, out, n_test=100)["conversions"]
     snn = load_checkpoint(out)
     assert snn.spec.neuron.v_init == METHODS[method].v_init == ConversionConfig(method=method).start
     images, labels = digits.test.batch(slice(100))

@@ -271,7 +271,7 @@ class TestPresets:
             data={"name": "digits", "n_test": 50, "root": None},
             seeds=2,
             first_seed=5,
-            defenses=["sr-0.3", "at-8"],
+            rows=["sr-0.3", "at-8"],
             lams=[0.3],
             eps=["8/255"],
             epochs=2,

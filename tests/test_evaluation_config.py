@@ -72,6 +72,12 @@ class TestMisspeltKeys:
             (model(neuron={"kind": "lif", "v_treshold": 2.0}), "models.0.neuron", "v_treshold", "v_threshold"),
             (model(neuron={"kind": "qcfs", "level": 2}), "models.0.neuron", "level", "levels"),
             (conversion(conversion={"methods": "qcfs"}), "models.0.conversion", "methods", "method"),
+            (
+                conversion(conversion={"correction": {"kind": "cos", "iteration": 2}}),
+                "models.0.conversion.correction",
+                "iteration",
+                "iterations",
+            ),
             (content(attacks=[{"name": "pgd", "param": {}}]), "attacks.0", "param", "params"),
             (content(noises=[{"name": "sign"}, {"nme": "sign"}]), "noises.1", "nme", "name"),
             (content(rules=[{"name": "bptt", "titel": "x"}]), "rules.0", "titel", "title"),
@@ -112,7 +118,8 @@ class TestUnknownNames:
             (model(neuron="lif"), ["models.0.neuron", "if, lif, plif"]),
             (model(encoder="ttfs"), ["models.0.encoder", "'direct', 'poisson'"]),
             (model(objective="sr", objective_options={"norm": "l3"}), ["unknown norm of SR 'l3'"]),
-            (conversion(conversion={"method": "qfcs"}), ["models.0.conversion.method", "'qcfs', 'opi'"]),
+            (conversion(conversion={"method": "qfcs"}), ["models.0.conversion.method", "Did you mean 'qcfs'?"]),
+            (conversion(conversion={"correction": "cso"}), ["models.0.conversion.correction", "srp or cos"]),
             (content(norm="L3"), ["norm", "'Linf', 'L2', 'L1' or 'L0'"]),
             (content(device="cupid"), ["'cupid'", "--device cpu"]),
         ],
@@ -173,6 +180,28 @@ class TestValues:
             (model(conversion={}), ["plain is spiking already; remove `conversion:`"]),
             (conversion(conversion={"method": "opi"}), ["qcfs activations", "opi converts relu"]),
             (conversion(neuron={"kind": "relu"}), ["relu activations", "qcfs converts qcfs"]),
+            (
+                conversion(neuron={"kind": "relu"}, conversion={"method": "percentile", "options": {"percentil": 9}}),
+                ["models.0.conversion", "unknown option 'percentil'. Did you mean 'percentile'?"],
+            ),
+            (
+                conversion(
+                    neuron={"kind": "relu"}, conversion={"method": "percentile", "options": {"percentile": "x"}}
+                ),
+                ["models.0.conversion", "percentile", "number"],
+            ),
+            (
+                conversion(
+                    neuron={"kind": "relu"}, conversion={"method": "percentile", "options": {"percentile": 101}}
+                ),
+                ["model qcfs", "percentile must be above 0 and at most 100"],
+            ),
+            (
+                conversion(neuron={"kind": "relu"}, conversion={"method": "ltb", "options": {"iterations": 0}}),
+                ["model qcfs", "iterations must be at least 1"],
+            ),
+            (conversion(conversion={"options": {"v_init": 0.1}}), ["v_init is no option here"]),
+            (conversion(conversion={"correction": {"kind": "srp", "probe_steps": -1}}), ["correction.probe_steps"]),
             (conversion(conversion={"v_init": NAN}), ["models.0.conversion.v_init"]),
             (conversion(conversion={"time_steps": []}), ["models.0.conversion.time_steps", "at least one"]),
             (conversion(conversion={"time_steps": [0]}), ["models.0.conversion.time_steps.0"]),

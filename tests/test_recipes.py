@@ -22,7 +22,8 @@ from robustsnn.evaluation.preparation import spec_of
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 SHAPES["cifar100"] = SHAPES["cifar10"]
-NARROW = {"cnn": {"width": 2, "hidden": 8}, "vgg11": {"width": 0.03}, "wrn16-4": {"width": 0.25}}
+NARROW = {"cnn": {"width": 2, "hidden": 8}, "wrn16-4": {"width": 0.25}, "resnet20": {"width": 0.25}}
+NARROW |= {name: {"width": 0.03} for name in ("vgg9", "vgg11", "vgg16")}
 
 
 def stand_in(name: str) -> ImageDataset:

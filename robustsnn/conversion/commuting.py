@@ -84,6 +84,8 @@ def _is_size(node: fx.Node) -> bool:
 def _module_commutes(module: nn.Module) -> bool:
     if getattr(module, "is_affine", False) or isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
         return True  # also with parametrisations, which are children
+    if getattr(module, "is_per_step", False):
+        return True  # somebody takes it for a non-linearity of every step, knowing what it costs
     if isinstance(module, neuron.BaseNode) or next(module.children(), None) is not None:
         return False
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
@@ -109,7 +111,10 @@ def _remedy(kind: str, activations: tuple[type[nn.Module], ...]) -> str:
     if kind == QCFS.__name__:
         return "it is converted by the method 'qcfs', in a network without any other activation"
     if "norm" in plain:
-        return "it normalises every frame by its own statistics; use batch norm with running statistics"
+        return (
+            "it normalises every frame by its own statistics; use batch norm with running statistics, or apply it to every "
+            "step by itself, which is not what it does to the mean: give it the attribute is_per_step = True"
+        )
     wanted = " or ".join(each.__name__ for each in activations)
     return (
         f"it does not commute with averaging over time, or is not known to, and only {wanted} becomes a neuron; give a "

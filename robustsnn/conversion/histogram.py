@@ -60,6 +60,18 @@ class Histogram:
         bins = int((self._bins.cumsum(0) < wanted - self._zeros).sum()) + 1
         return min(self.maximum, bins / self.bins * 2.0**self._exponent)
 
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """Values that stand for the bins in which there are any (their centres; 0 for zeros), and counts; float64, ``[n]``.
+
+        The topmost is at most the maximum.
+        """
+        if self._bins is None:
+            return torch.zeros(1, dtype=torch.float64), torch.tensor([self._zeros], dtype=torch.float64)
+        filled = self._bins.nonzero()[:, 0]
+        centres = ((filled + 0.5) / self.bins * 2.0**self._exponent).clamp_max(self.maximum)
+        zero = centres.new_zeros(1, dtype=torch.float64)
+        return torch.cat([zero, centres.double()]), torch.cat([zero + self._zeros, self._bins[filled].double()])
+
     def _cover(self, exponent: int, device: torch.device) -> None:
         if self._bins is None:
             self._bins, self._exponent = torch.zeros(self.bins, dtype=torch.long, device=device), exponent

@@ -38,9 +38,7 @@ def convert_ltb(
     the next layer. Thresholds never fall and tend to the largest activation, so the number of iterations regularises:
     a thousand are about right for T = 64 and above, fewer for smaller T.
 
-    Max-pooling that follows an activation is done on its current instead, which is the same for the ANN and nearly so
-    for the SNN (a maximum in every step is at least the maximum of the means); the network is then a
-    `torch.fx.GraphModule`, and no `to_spec` describes it.
+    Max-pooling that follows an activation is done on its current instead, as in the paper; see `observe`.
 
     Deviations: a threshold is capped at the largest activation so far, for the first step would overshoot it in dense
     channels and nothing would bring it back; neurons fire at the threshold, not only above it; batch norm stays
@@ -74,9 +72,7 @@ def convert_ltb(
         raise RobustSNNError(f"iterations must be at least 1, got {iterations}")
     if not 0 < rate < math.inf:
         raise RobustSNNError(f"rate must be a positive number, got {rate}")
-    seen = observe(
-        ann, calibration, lambda name, at: _Balanced(name, at, rate), batch_size, normalize, iterations, True
-    )
+    seen = observe(ann, calibration, lambda name, at: _Balanced(name, at, rate), batch_size, normalize, iterations)
     balanced = seen.observers.values()
     thresholds = {each.name: each.result() for each in balanced}
     start = sum((1 - v_init) * each.charging_time() for each in balanced)

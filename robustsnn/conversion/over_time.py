@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.errors import RobustSNNError
+from robustsnn.gradients.chunks import lengths
+from robustsnn.neurons.dynamics import dynamics_of
+from robustsnn.neurons.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def accuracy_over_time(
     """Accuracy after each of several numbers of steps, in one pass of the longest.
 
     The readout over the first T outputs is what a model of T steps gives, since no later step changes an earlier one.
+    Memory grows with T by the outputs of the last layer only (`outputs_in_pieces`).
 
     Args:
         model: in evaluation mode; its own ``time_steps`` does not matter.
@@ -72,10 +77,44 @@ def accuracy_over_time(
     correct = [0] * len(time_steps)
     with torch.no_grad():
         for some, wanted in zip(images.split(batch_size), labels.split(batch_size)):
-            outputs = longest.outputs(some)
+            outputs = outputs_in_pieces(longest, some)
             for position, steps in enumerate(time_steps):
                 correct[position] += int((longest.readout(outputs[:steps]).argmax(1) == wanted).sum())
     return [AccuracyAt(steps, right, len(images)) for steps, right in zip(time_steps, correct)]
+
+
+@torch.no_grad()
+def outputs_in_pieces(model: SpikingClassifier, images: Tensor) -> Tensor:
+    """Output of the last layer at every step, ``[T, N, K]``, a few steps at a time; no graph.
+
+    The same as ``model.outputs``, but no other layer holds more than a few frames of a batch, however large T. Networks in
+    a layout of their own framework, and those that draw random numbers, run as they always do.
+
+    Args:
+        model: in evaluation mode.
+        images: ``[N, C, H, W]`` in [0, 1].
+    """
+    if model.layout != "folded" or model.stochastic:
+        return model.outputs(images)
+    frames = model.encode(images)
+    static, steps = model.encoder.static, model.time_steps
+    tallies: list[Tally] = []
+    position = start = 0
+
+    def step(node: neuron.BaseNode, x_seq: Tensor, time_steps: int) -> Tensor:
+        nonlocal position
+        if not start:
+            tallies.append(Tally(dynamics_of(node), steps, current=False))
+        position += 1
+        return tallies[position - 1].advance(x_seq, time_steps)
+
+    outputs = []
+    for count in lengths(steps, len(images)):
+        position = 0
+        piece = frames if static else frames[start : start + count]
+        outputs.append(model.run(piece, step, time_steps=count, first_step=start))
+        start += count
+    return torch.cat(outputs)
 
 
 def latency(model: SpikingClassifier, images: Tensor, time_steps: Sequence[int], repeats: int = 5) -> list[LatencyAt]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.conversion.assemble import check_options, spiking
-from robustsnn.conversion.calibration import by_channel, no_threshold, observe
+from robustsnn.conversion.calibration import HistogramObserver, no_threshold, observe
 from robustsnn.conversion.histogram import Histogram
 from robustsnn.errors import RobustSNNError
 from robustsnn.pixels import Normalize
@@ -60,43 +59,20 @@ def convert_percentile(
     check_options(time_steps, v_init)
     if not 0 < percentile <= 100:
         raise RobustSNNError(f"percentile must be above 0 and at most 100, got {percentile}")
-    seen = observe(ann, calibration, lambda name, at: _Observer(name, at, per_channel), batch_size, normalize)
-    thresholds = {name: observer.threshold(percentile) for name, observer in seen.observers.items()}
+    bins = _BINS_PER_CHANNEL if per_channel else None
+    seen = observe(
+        ann, calibration, lambda name, at: HistogramObserver(name, at, per_channel, bins), batch_size, normalize
+    )
+
+    def of_channel(histogram: Histogram) -> float:
+        return histogram.percentile(percentile) or histogram.maximum
+
+    def of_layer(histogram: Histogram) -> float:
+        return histogram.percentile(percentile)
+
+    thresholds = {}
+    for name, observer in seen.observers.items():
+        thresholds[name] = observer.reduced(of_channel if per_channel else of_layer)
+        if not thresholds[name].any():
+            raise no_threshold(name, f"{percentile:g} % of its activations", "raise percentile")
     return spiking(seen.net, thresholds, time_steps, v_init, seen.normalize)
-
-
-class _Observer(nn.Module):
-    """An activation that counts what it gives."""
-
-    def __init__(self, name: str, activation: nn.Module, per_channel: bool) -> None:
-        super().__init__()
-        self.name = name
-        self.activation = activation
-        self.per_channel = per_channel
-        self.seen: list[Histogram] = []
-        self.like = torch.zeros(())
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.activation(x)
-        rows = by_channel(out) if self.per_channel else out.flatten()[None]
-        if not self.seen:
-            bins = {"bins": _BINS_PER_CHANNEL} if self.per_channel else {}
-            self.seen = [Histogram(**bins) for _ in rows]
-            self.like = out.new_zeros([len(rows)] + [1] * (out.dim() - 2) if self.per_channel else [])
-        try:
-            for histogram, values in zip(self.seen, rows):
-                histogram.add(values)
-        except RobustSNNError as error:
-            raise RobustSNNError(f"the activation {self.name!r} on the calibration images: {error}") from None
-        return out
-
-    def threshold(self, percentile: float) -> Tensor:
-        """A scalar, or one number for each channel in the shape that broadcasts."""
-        if not any(histogram.maximum for histogram in self.seen):
-            raise no_threshold(self.name, "all of its activations", "calibrate on more images")
-        values = [histogram.percentile(percentile) for histogram in self.seen]
-        if self.per_channel:
-            values = [value or histogram.maximum for value, histogram in zip(values, self.seen)]
-        elif values == [0]:
-            raise no_threshold(self.name, f"{percentile:g} % of its activations", "raise percentile")
-        return torch.tensor(values, dtype=self.like.dtype, device=self.like.device).view_as(self.like)

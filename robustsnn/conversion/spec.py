@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from robustsnn.errors import RobustSNNError
+from robustsnn.models.correction_spec import COSSpec, SRPSpec
 from robustsnn.models.model_spec import ModelSpec
 from robustsnn.models.neuron_spec import ScaledIFSpec
 
 
-def to_spec(ann_spec: ModelSpec, time_steps: int, v_init: float = 0.5) -> ModelSpec:
+def to_spec(
+    ann_spec: ModelSpec, time_steps: int, v_init: float = 0.5, correction: SRPSpec | COSSpec | None = None
+) -> ModelSpec:
     """The `ModelSpec` of the network that the conversion of ``ann_spec.build()`` gives.
 
     ``to_spec(spec, 8).build().load_state_dict(converted.state_dict())`` fits for every method; thresholds come with the
@@ -17,6 +20,7 @@ def to_spec(ann_spec: ModelSpec, time_steps: int, v_init: float = 0.5) -> ModelS
         ann_spec: spec of an ANN (`ActivationSpec`).
         time_steps: T >= 1.
         v_init: initial potential in thresholds, as given to the conversion.
+        correction: of the converted network.
 
     Raises:
         RobustSNNError: the spec is of a spiking network, or time_steps < 1.
@@ -25,5 +29,12 @@ def to_spec(ann_spec: ModelSpec, time_steps: int, v_init: float = 0.5) -> ModelS
         raise RobustSNNError(f"cannot convert a spec with {ann_spec.neuron.kind} neurons: it is spiking already")
     if time_steps < 1:
         raise RobustSNNError(f"time_steps must be at least 1, got {time_steps}")
-    changes = {"neuron": ScaledIFSpec(v_init=v_init), "time_steps": time_steps, "encoder": "direct", "readout": "mean"}
-    return ann_spec.model_copy(update=changes)
+    return ann_spec.model_copy(
+        update={
+            "neuron": ScaledIFSpec(v_init=v_init),
+            "time_steps": time_steps,
+            "encoder": "direct",
+            "readout": "mean",
+            "correction": correction,
+        }
+    )

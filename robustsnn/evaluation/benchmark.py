@@ -42,7 +42,7 @@ from robustsnn.evaluation.store import RunFolder, delete_run
 from robustsnn.files import write_atomic
 from robustsnn.gradients import build_rule
 from robustsnn.gradients.support import takes_rules
-from robustsnn.models import ScaledIFSpec
+from robustsnn.models import ModelSpec, ScaledIFSpec
 from robustsnn.runtime import environment, release_memory
 
 SCHEMA_VERSION = 1
@@ -234,7 +234,7 @@ class _Run:
         description = {
             "name": entry.name,
             "title": entry.title or entry.name,
-            "kind": "converted" if spec is not None and isinstance(spec.neuron, ScaledIFSpec) else "snn",
+            "kind": _kind(spec),
             "parameters": sum(p.numel() for p in prepared.model.parameters()),
             "time_steps": prepared.model.time_steps,
             "description": _description(prepared),
@@ -298,6 +298,12 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_atomic(path, buffer.getvalue())
+
+
+def _kind(spec: ModelSpec | None) -> str:
+    if spec is not None and not spec.spiking:
+        return "ann"
+    return "converted" if spec is not None and isinstance(spec.neuron, ScaledIFSpec) else "snn"
 
 
 def _description(prepared: Prepared) -> str:

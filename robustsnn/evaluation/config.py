@@ -21,9 +21,9 @@ from pydantic import (
 from robustsnn.attacks.registry import attack_entry
 from robustsnn.conversion import METHODS
 from robustsnn.defenses import TrainConfig
-from robustsnn.errors import RobustSNNError
+from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.evaluation.parsing import listed, parse, read_yaml
-from robustsnn.models import ActivationSpec, NeuronSpec
+from robustsnn.models import ActivationSpec, CorrectionSpec, NeuronSpec
 
 CLEAN = "clean"
 """What results call the measurement without an attack."""
@@ -101,16 +101,46 @@ class DataConfig(_Strict):
 class ConversionConfig(_Strict):
     """How an ANN becomes an SNN, and at which T its accuracy is read."""
 
-    method: Literal["qcfs", "opi", "max", "percentile", "ltb"] = "qcfs"
+    method: str = "qcfs"
+    options: dict[str, bool | int | float | str | None] = Field(
+        default_factory=dict, description="of the method, such as percentile, but not v_init"
+    )
     v_init: float | None = Field(
         None, allow_inf_nan=False, description="initial potential in thresholds; the method's own unless given"
     )
+    correction: CorrectionSpec | None = Field(None, description="srp or cos, or its kind with its options")
+    n_calibration: Annotated[int, Field(ge=1)] = Field(
+        1000, description="first n training images, for the methods that are calibrated"
+    )
     time_steps: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_filled)] = (1, 2, 4, 8, 16, 32)
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if method not in METHODS:
+            raise UnknownNameError("conversion method", method, METHODS)
+        return method
+
+    @model_validator(mode="after")
+    def _options_of_the_method(self) -> ConversionConfig:
+        for name, place in (
+            ("v_init", "key `v_init` of the conversion"),
+            ("normalize", "key `normalize` of the model"),
+        ):
+            if name in self.options:
+                raise ValueError(f"{name} is no option here; give the {place}")
+        object.__setattr__(self, "options", METHODS[self.method].checked(self.options))
+        return self
 
     @property
     def start(self) -> float:
         """Initial potential in thresholds."""
         return METHODS[self.method].v_init if self.v_init is None else self.v_init
+
+    @property
+    def label(self) -> str:
+        """Method and correction, such as ``qcfs + cos``."""
+        return self.method if self.correction is None else f"{self.method} + {self.correction.kind}"
 
 
 class ModelConfig(_Strict):
@@ -135,9 +165,12 @@ class ModelConfig(_Strict):
     objective_options: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     training: TrainConfig = TrainConfig()
     conversion: ConversionConfig | None = Field(None, description="convert the trained ANN and measure the SNN")
+    as_ann: bool | None = Field(None, description="measure the ANN itself, in one pass; its only rule is own")
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
+        if self.as_ann and (self.factory is not None or self.conversion is not None):
+            raise ValueError("as_ann measures a trained ANN as it is; leave factory and conversion out")
         if self.factory is not None and (self.checkpoint is not None or self.conversion is not None):
             raise ValueError(
                 "a model with a factory takes neither checkpoint nor conversion; the factory returns it ready"
@@ -232,6 +265,8 @@ class BenchmarkConfig(_Strict):
     def _differentiable(self) -> BenchmarkConfig:
         if any(needs_rule(attack) for attack in self.attacks) and not self.rules:
             raise ValueError("attacks need a gradient rule; add `rules:` with at least one entry, such as name: bptt")
+        if any(model.as_ann for model in self.models) and any(rule.name != "own" for rule in self.rules):
+            raise ValueError("an ANN has its own gradient only; with as_ann give `rules: [{name: own}]`")
         return self
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,8 +13,10 @@ from torch import Tensor, nn
 from robustsnn.attacks.inputs import check_logits
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.conversion import accuracy_over_time, latency
+from robustsnn.energy import COSTS, measure_energy
 from robustsnn.evaluation.config import ModelConfig
 from robustsnn.evaluation.statistics import rate
+from robustsnn.models import AnnClassifier, CorrectedClassifier, StepCount
 from robustsnn.neurons import QCFS
 
 _FINE = 2**16
@@ -29,22 +33,78 @@ def conversion_curve(
 ) -> dict[str, Any]:
     """Accuracy and latency of a converted SNN over T beside the limits of its ANN, as in ``results.json``."""
     assert entry.conversion is not None
-    steps = sorted(set(entry.conversion.time_steps))
-    accuracies = accuracy_over_time(snn, images, labels, steps, batch_size)
-    times = latency(snn, images[:latency_images], steps, repeats=3)
     return {
         "model": entry.name,
         "title": entry.title or entry.name,
-        "method": entry.conversion.method,
+        "method": entry.conversion.label,
+        "steps": steps_taken(snn),
         **ann_limits(ann.eval(), images, labels, batch_size),
-        "over_time": [
-            {
-                "time_steps": at.time_steps,
-                "accuracy": rate(at.correct, at.n).as_dict(),
-                "ms_per_image": took.ms_per_image,
-            }
-            for at, took in zip(accuracies, times)
-        ],
+        "over_time": over_time(snn, images, labels, entry.conversion.time_steps, batch_size, latency_images),
+    }
+
+
+def over_time(
+    snn: SpikingClassifier,
+    images: Tensor,
+    labels: Tensor,
+    time_steps: Sequence[int],
+    batch_size: int,
+    latency_images: int = 64,
+) -> list[dict[str, Any]]:
+    """Accuracy, steps and milliseconds per image at every T, in rising order, as in ``results.json``.
+
+    Args:
+        snn: in eval mode.
+        images: ``[N, C, H, W]`` in [0, 1].
+        labels: ``[N]``.
+        time_steps: each at least 1.
+        batch_size: images per pass.
+        latency_images: the first so many are the batch whose time is taken.
+    """
+    steps = sorted(set(time_steps))
+    accuracies = accuracy_over_time(snn, images, labels, steps, batch_size)
+    times = latency(snn, images[:latency_images], steps, repeats=3)
+    return [
+        {
+            "time_steps": at.time_steps,
+            "steps": steps_taken(snn, at.time_steps),
+            "accuracy": rate(at.correct, at.n).as_dict(),
+            "ms_per_image": took.ms_per_image,
+        }
+        for at, took in zip(accuracies, times)
+    ]
+
+
+def lasting(snn: SpikingClassifier, time_steps: int) -> SpikingClassifier:
+    """The same model, sharing everything, with another number of steps."""
+    model = copy.copy(snn)
+    model.time_steps = time_steps
+    return model
+
+
+def steps_taken(snn: SpikingClassifier, time_steps: int | None = None) -> dict[str, int]:
+    """The latency of ``time_steps`` counted steps (the model's own unless given) by every convention; see `StepCount`."""
+    whole = snn.time_steps if time_steps is None else time_steps
+    model = lasting(snn, whole)
+    return asdict(model.step_count if isinstance(model, CorrectedClassifier) else StepCount(whole, whole, whole, whole))
+
+
+def energy(model: nn.Module, images: Tensor, batch_size: int) -> dict[str, Any]:
+    """Operations and joules per image, the latter under every cost model; see `measure_energy`.
+
+    Args:
+        model: in eval mode.
+        images: ``[N, C, H, W]`` in [0, 1].
+        batch_size: images per pass.
+    """
+    assert isinstance(model, SpikingClassifier | AnnClassifier)
+    found = measure_energy(model, images, batch_size)
+    names = ("macs", "accumulations", "graded", "synaptic_operations", "neuron_updates", "spikes")
+    return {
+        "n": found.n,
+        "time_steps": found.time_steps,
+        **{name: getattr(found, name) for name in names},
+        "joules": {name: found.energy(name) for name in COSTS},
     }
 
 

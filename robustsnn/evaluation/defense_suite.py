@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 import robustsnn
 from robustsnn.datasets import ImageDataset
-from robustsnn.errors import DivergedError, RobustSNNError
-from robustsnn.evaluation.aggregation import columns_of
-from robustsnn.evaluation.benchmark import check_device, check_names, run_benchmark
-from robustsnn.evaluation.config import CLEAN, BenchmarkConfig, label_of
+from robustsnn.evaluation.benchmark import run_benchmark
+from robustsnn.evaluation.config import BenchmarkConfig, label_of
 from robustsnn.evaluation.crossed import pooled_difference, pooled_mean, pooled_rate
-from robustsnn.evaluation.data import load_data
 from robustsnn.evaluation.progress import Progress
 from robustsnn.evaluation.record import now
 from robustsnn.evaluation.statistics import summary
-from robustsnn.evaluation.suite import Defense, Run, SuiteConfig, check_suite, runs_of
-from robustsnn.files import writable_folder, write_atomic
+from robustsnn.evaluation.suite import Defense, Run, SuiteConfig, runs_of
+from robustsnn.evaluation.suite_runs import Array, Measured, finish, measured_runs, without_root
 from robustsnn.runtime import environment
 
 SCHEMA_VERSION = 1
 RESULTS = "defenses.json"
-
-Array = np.ndarray[Any, Any]
 
 
 def run_suite(
@@ -52,26 +45,12 @@ def run_suite(
         RobustSNNError: before any long work, whatever is wrong with names, numbers, data, device or folder; during it,
             whatever stops a benchmark.
     """
-    progress, out = progress or Progress(), Path(out)
-    runs = list(runs_of(config))
-    check_device(runs[0].config.device)
-    check_names(runs[0].config)
-    dataset = load_data(runs[0].config.data)
-    check_suite(config, dataset)
-    writable_folder(out)
-    failed: dict[tuple[str, int], str] = {}
-    results: dict[str, Any] = {}
-    for number, run in enumerate(runs, 1):
-        try:
-            run_benchmark(run.config, run.folder(out), _Counted(progress, f"{number}/{len(runs)}"), fresh)
-        except DivergedError as error:
-            failed[run.defense.name, run.seed] = str(error)
-            progress.note(f"{run.defense.name}, seed {run.seed}: {error}")
-        except RobustSNNError as error:
-            raise RobustSNNError(f"defense {run.defense.name}, seed {run.seed}: {error}") from error
-        results = suite_results(config, out, dataset, failed)
-        write_atomic(out / RESULTS, json.dumps(results, indent=2, allow_nan=False))
-    return results
+    out = Path(out)
+
+    def measure(run: Run, progress: Progress, dataset: ImageDataset) -> None:
+        run_benchmark(run.config, run.folder(out), progress, fresh)
+
+    return finish(config, out / RESULTS, measure, partial(suite_results, config, out), progress)
 
 
 def suite_results(
@@ -84,11 +63,7 @@ def suite_results(
     Times are ratios to the reference's training of the same seed.
     """
     runs = list(runs_of(config))
-    measured: dict[str, list[_Measured]] = {defense.name: [] for defense in config.defenses}
-    for run in runs:
-        found = _Measured.read(run, out)
-        if found is not None:
-            measured[run.defense.name].append(found)
+    measured = measured_runs(config, out)
     reference = measured[config.reference]
     first = runs[0].config
     n_test = min(first.data.n_test or len(dataset.test), len(dataset.test))
@@ -98,7 +73,7 @@ def suite_results(
         "suite": "defenses",
         "written": now(),
         "complete": sum(map(len, measured.values())) + len(failed or {}) == len(runs),
-        "config": _without_root(config.model_dump(mode="json")),
+        "config": without_root(config.model_dump(mode="json")),
         "environment": environment(first.device),
         "dataset": {"name": dataset.name, "n_train": len(dataset.train), "n_evaluated": n_test},
         "norm": first.norm,
@@ -113,74 +88,8 @@ def suite_results(
     }
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """A finished run: verdicts ``[n]`` by measurement, numbers ``[n]`` by rule, its entry in ``results.json``."""
-
-    seed: int
-    clean: Array
-    noises: dict[tuple[str, float], Array]
-    attacks: dict[tuple[str, float], Array]
-    l1: dict[str, Array]
-    margin_l1: dict[str, Array]
-    entry: dict[str, Any]
-
-    @classmethod
-    def read(cls, run: Run, out: Path) -> _Measured | None:
-        """What the folder of a run holds; None while the run is not finished."""
-        folder = run.folder(out)
-        try:
-            results = json.loads((folder / "results.json").read_text())
-            if not results["complete"]:
-                return None
-            rows = columns_of(pq.read_table(folder / "samples.parquet"))
-            gradients = folder / "gradients.parquet"
-            norms = columns_of(pq.read_table(gradients)) if gradients.exists() else {"rule": np.zeros(0)}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RobustSNNError(f"{folder} is damaged ({error}); delete it and run the suite again") from None
-        rules = sorted(set(norms["rule"]))
-        return cls(
-            run.seed,
-            _verdicts(rows, CLEAN, 0.0),
-            {
-                (label_of(a), eps): _verdicts(rows, label_of(a), eps)
-                for a in run.config.noises
-                for eps in run.config.eps
-            },
-            {
-                (label_of(a), eps): _verdicts(rows, label_of(a), eps)
-                for a in run.config.attacks
-                for eps in run.config.eps
-            },
-            {rule: norms["l1"][norms["rule"] == rule] for rule in rules},
-            {rule: norms["margin_l1"][norms["rule"] == rule] for rule in rules},
-            results["models"][0],
-        )
-
-    @property
-    def seconds(self) -> float | None:
-        """Time of training."""
-        found = self.entry["training"].get("seconds")
-        return float(found) if found else None
-
-    def worst(self, eps: float) -> Array:
-        """Which images withstand every attack at a radius."""
-        return np.logical_and.reduce([v for (_, at), v in self.attacks.items() if at == eps] or [self.clean])
-
-
-def _verdicts(rows: Mapping[str, Array], attack: str, eps: float) -> Array:
-    """Which images ``[n]``, in order, an attack leaves standing through every rule."""
-    chosen = (rows["attack"] == attack) & (np.abs(rows["eps"] - eps) < 1e-12)
-    images, correct = rows["image"][chosen], rows["correct"][chosen].astype(bool)
-    standing = np.ones(int(images.max()) + 1 if len(images) else 0, bool)
-    np.logical_and.at(standing, images, correct)
-    return standing
-
-
 def _describe(
-    defense: Defense, runs: Sequence[_Measured], reference: Sequence[_Measured], config: BenchmarkConfig
+    defense: Defense, runs: Sequence[Measured], reference: Sequence[Measured], config: BenchmarkConfig
 ) -> dict[str, Any]:
     training = runs[0].entry["training"] if runs else {}
     described: dict[str, Any] = {
@@ -209,9 +118,7 @@ def _describe(
     }
 
 
-def _at(
-    eps: float, runs: Sequence[_Measured], reference: Sequence[_Measured], config: BenchmarkConfig
-) -> dict[str, Any]:
+def _at(eps: float, runs: Sequence[Measured], reference: Sequence[Measured], config: BenchmarkConfig) -> dict[str, Any]:
     worst = [run.worst(eps) for run in runs]
     noises = {label_of(noise): [run.noises[label_of(noise), eps] for run in runs] for noise in config.noises}
     noise = min(noises, key=lambda label: float(np.mean(noises[label])), default=None)
@@ -232,7 +139,7 @@ def _at(
     }
 
 
-def _relative(runs: Sequence[_Measured], reference: Sequence[_Measured]) -> dict[str, Any] | None:
+def _relative(runs: Sequence[Measured], reference: Sequence[Measured]) -> dict[str, Any] | None:
     """Geometric mean of the ratios of training times, with the t interval of their logarithms; None without times."""
     plain = {run.seed: run.seconds for run in reference}
     logs = [
@@ -255,25 +162,3 @@ def _norm(values: Sequence[Array]) -> dict[str, Any]:
 def _summary(values: Sequence[float | None]) -> dict[str, Any] | None:
     found = [value for value in values if value is not None]
     return summary(found).as_dict() if found else None
-
-
-def _without_root(config: dict[str, Any]) -> dict[str, Any]:
-    benchmark = dict(config["benchmark"])
-    benchmark["data"] = {key: value for key, value in benchmark.get("data", {}).items() if key != "root"}
-    return config | {"benchmark": benchmark}
-
-
-class _Counted(Progress):
-    """Says with every stage which of how many runs it belongs to."""
-
-    def __init__(self, progress: Progress, count: str) -> None:
-        self._progress, self._count = progress, count
-
-    def start(self, stage: str, total: float) -> None:
-        self._progress.start(f"{self._count} {stage}", total)
-
-    def advance(self, units: float, detail: str = "") -> None:
-        self._progress.advance(units, detail)
-
-    def note(self, message: str) -> None:
-        self._progress.note(message)

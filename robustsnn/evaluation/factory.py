@@ -1,4 +1,4 @@
-"""Anybody's models: a `SpikingClassifier` made by a function in a Python file or module."""
+"""Anybody's models: a `SpikingClassifier`, or an ANN to convert, made by a function in a Python file or module."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustsnn.classifier import SpikingClassifier
+from robustsnn.classifier import GradientView, SpikingClassifier
 from robustsnn.errors import RobustSNNError, UnknownNameError
+from robustsnn.models import AnnClassifier
 
 
 def is_factory(text: str) -> bool:
@@ -24,7 +25,6 @@ def is_factory(text: str) -> bool:
     return bool(colon) and function.isidentifier() and (place.endswith(".py") or _is_module(place))
 
 
-@functools.cache
 def made_by(factory: str) -> SpikingClassifier:
     """The model that the function returns, in eval mode; called once in a process, with torch's generator seeded by 0.
 
@@ -33,22 +33,30 @@ def made_by(factory: str) -> SpikingClassifier:
     Raises:
         RobustSNNError: no such file, module or function, or it does not return a `SpikingClassifier`.
     """
-    if not is_factory(factory):
-        raise RobustSNNError(f"{factory!r} names no function; give FILE.py:FUNCTION or MODULE:FUNCTION")
-    place, _, name = factory.rpartition(":")
-    module = _module_of(place)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UnknownNameError(f"function in {place}", name, [k for k, v in vars(module).items() if callable(v)])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = _called(factory, function)
+    model = _returned_by(factory)
     if not isinstance(model, SpikingClassifier):
         hint = " as in rs.SpikingClassifier(net, time_steps=8)" if isinstance(model, nn.Module) else ""
         raise RobustSNNError(
             f"{factory} returned {type(model).__name__}; it must return a robustsnn.SpikingClassifier{hint}"
         )
     return model.eval()
+
+
+def ann_made_by(factory: str) -> AnnClassifier:
+    """The ANN that the function returns, in eval mode; else as `made_by`.
+
+    Raises:
+        RobustSNNError: as `made_by`, or it returns no `AnnClassifier` and no other ``torch.nn.Module`` without time.
+    """
+    model = _returned_by(factory)
+    if isinstance(model, SpikingClassifier | GradientView):
+        raise RobustSNNError(f"{factory} returned a {type(model).__name__}, which is spiking already; return the ANN")
+    if not isinstance(model, nn.Module):
+        raise RobustSNNError(
+            f"{factory} returned {type(model).__name__}; it must return an ANN: a torch.nn.Module that takes images in [0, 1], "
+            "or a robustsnn.models.AnnClassifier with the normalisation inside"
+        )
+    return (model if isinstance(model, AnnClassifier) else AnnClassifier(model)).eval()
 
 
 def factory_hash(factory: str) -> str:
@@ -61,6 +69,20 @@ def factory_hash(factory: str) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+@functools.cache
+def _returned_by(factory: str) -> Any:
+    if not is_factory(factory):
+        raise RobustSNNError(f"{factory!r} names no function; give FILE.py:FUNCTION or MODULE:FUNCTION")
+    place, _, name = factory.rpartition(":")
+    module = _module_of(place)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UnknownNameError(f"function in {place}", name, [k for k, v in vars(module).items() if callable(v)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _called(factory, function)
 
 
 def _is_module(place: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from robustsnn.attacks.registry import attack_entry
 from robustsnn.checkpoint import load_checkpoint
@@ -17,7 +18,7 @@ from robustsnn.evaluation.config import BenchmarkConfig, parse_config, parse_eps
 from robustsnn.evaluation.factory import is_factory, made_by
 from robustsnn.evaluation.parsing import merged, parse
 from robustsnn.evaluation.presets import main_job
-from robustsnn.evaluation.suite import SuiteConfig, chosen, read_suite
+from robustsnn.evaluation.suite import Suite, chosen, read_suite
 from robustsnn.evaluation.suite_presets import build_suite
 from robustsnn.gradients.support import takes_rules
 from robustsnn.models import ActivationSpec, ModelSpec
@@ -48,21 +49,21 @@ def suite_with(
     data: dict[str, Any],
     seeds: int | None = None,
     first_seed: int | None = None,
-    defenses: Sequence[str] = (),
+    rows: Sequence[str] = (),
     lams: Sequence[float] = (),
     eps: Sequence[str] | None = None,
     epochs: int | None = None,
     device: str | None = None,
-) -> SuiteConfig:
+) -> Suite:
     """A suite by name, or from a file, changed by a few options; what is None or empty stays as it is.
 
     Args:
         name: of the suite.
         file: YAML that replaces the suite of that name.
         data: of `DataConfig`.
-        seeds: how many trainings of each defense.
+        seeds: how many trainings of each row.
         first_seed: the seed of the first, 0 unless given; the others follow.
-        defenses: run these (and the reference) only.
+        rows: run these (and the reference) only.
         lams: weights of SR's sweep, of a suite by name.
         eps: radii such as ``8/255``.
         epochs: train for so many.
@@ -73,10 +74,11 @@ def suite_with(
     """
     given = {key: value for key, value in data.items() if value is not None}
     config = build_suite(name, str(given.get("name", "digits")), lams=lams)
+    kind = type(config)
     if file is not None:
         if lams:
             raise RobustSNNError(f"the weights of the sweep are in {file}; edit them there, or leave --lam out")
-        config = read_suite(file)
+        config = read_suite(file, kind)
     content = config.model_dump(mode="json")
     if seeds is not None or first_seed is not None:
         first = config.seeds[0] if first_seed is None else first_seed
@@ -89,8 +91,38 @@ def suite_with(
     content["benchmark"] = merged(content["benchmark"], changes)
     if epochs is not None:
         content["model"] = merged(content["model"], {"training": {"epochs": epochs}})
-    changed = parse(SuiteConfig, content, str(file or name))
-    return chosen(changed, defenses) if defenses else changed
+    changed = parse(kind, content, str(file or name))
+    return chosen(changed, rows) if rows else changed
+
+
+def conversion_keys(
+    options: Sequence[str], correction: str | None, probe_steps: int | None, **keys: Any
+) -> dict[str, Any]:
+    """Keys of a `ConversionConfig` from options of the command line; what is None is left out.
+
+    Args:
+        options: texts ``KEY=VALUE`` for the method, ``cos.KEY=VALUE`` for the correction of that name.
+        correction: its name.
+        probe_steps: of the correction.
+        keys: others.
+
+    Raises:
+        RobustSNNError: an option without a value, or one of a correction that is not asked for.
+    """
+    given: dict[str, Any] = {} if probe_steps is None else {"probe_steps": probe_steps}
+    own: dict[str, Any] = {}
+    for text in options:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise RobustSNNError(f"--option takes KEY=VALUE, such as percentile=99, got {text!r}")
+        whose, dot, name = key.rpartition(".")
+        if dot and whose != correction:
+            raise RobustSNNError(f"--option {key} is of a correction; add --correction {whose}")
+        (given if dot else own)[name] = yaml.safe_load(value)
+    if given and correction is None:
+        raise RobustSNNError("--probe-steps belongs to a correction; add --correction srp or --correction cos")
+    found = {key: value for key, value in keys.items() if value is not None} | {"options": own}
+    return found if correction is None else found | {"correction": {"kind": correction} | given}
 
 
 def with_seed(config: BenchmarkConfig, seed: int) -> BenchmarkConfig:

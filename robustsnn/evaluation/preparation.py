@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,9 @@ from robustsnn.evaluation.factory import made_by
 from robustsnn.evaluation.objectives import objective_of
 from robustsnn.evaluation.progress import Progress
 from robustsnn.evaluation.record import training_record
-from robustsnn.models import ModelSpec
+from robustsnn.models import AnnClassifier, ModelSpec
+from robustsnn.neurons import QCFS
 from robustsnn.selftest import self_test
-
-_CALIBRATION_IMAGES = 1000
 
 
 @dataclass
@@ -90,7 +90,9 @@ def check_model(config: ModelConfig, dataset: ImageDataset) -> None:
         spec = spec_of(config, dataset)
         model = _build(config.name, spec)
     needs_conversion = not spec.spiking
-    if needs_conversion and config.conversion is None:
+    if config.as_ann and spec.spiking:
+        raise RobustSNNError(f"model {config.name} is spiking; remove `as_ann:` from its entry")
+    if needs_conversion and config.conversion is None and not config.as_ann:
         raise RobustSNNError(
             f"model {config.name} is an ANN; add `conversion:` to its entry to measure the SNN it converts to, or give it "
             "a spiking neuron"
@@ -98,7 +100,9 @@ def check_model(config: ModelConfig, dataset: ImageDataset) -> None:
     if config.conversion is not None and not needs_conversion:
         raise RobustSNNError(f"model {config.name} is spiking already; remove `conversion:` from its entry")
     if config.conversion is not None:
-        _check_conversion(config.name, config.conversion, spec, model)
+        check_conversion(config.name, config.conversion, model)
+        if METHODS[config.conversion.method].calibrated:  # no pool may move: the spec of the SNN has the same layers
+            separate_call_sites(bare_network(model, None)[0], (nn.ReLU, nn.ReLU6))
     _check_one_pass(config.name, model, dataset)
     if config.checkpoint is None:
         try:
@@ -118,17 +122,38 @@ def _build(name: str, spec: ModelSpec) -> nn.Module:
         raise RobustSNNError(f"model {name} cannot be built as described: {reason}") from None
 
 
-def _check_conversion(name: str, conversion: ConversionConfig, spec: ModelSpec, ann: nn.Module) -> None:
+def check_conversion(name: str, conversion: ConversionConfig | None, ann: nn.Module) -> None:
+    """Find out, without a calibration, whether an ANN can be converted in this way.
+
+    Raises:
+        RobustSNNError: other activations than the method converts, a layer that it cannot take over, bad options.
+    """
+    assert conversion is not None
     calibrated = METHODS[conversion.method].calibrated
-    fitting = "relu" if calibrated else "qcfs"
-    if spec.neuron.kind != fitting:
+    found, fitting = "qcfs" if _is_quantised(ann) else "relu", "relu" if calibrated else "qcfs"
+    if found != fitting:
         raise RobustSNNError(
-            f"model {name} is an ANN of {spec.neuron.kind} activations; {conversion.method} converts {fitting} ones"
+            f"model {name} is an ANN of {found} activations; {conversion.method} converts {fitting} ones"
         )
-    if calibrated:
-        separate_call_sites(bare_network(ann, None)[0], (nn.ReLU, nn.ReLU6))
-    else:
-        convert(ann, conversion.method, 1, v_init=conversion.start)
+    try:
+        _convert(ann, conversion, 1, _stopping() if calibrated else None)
+    except _CalibrationBeginsError:
+        return
+    except RobustSNNError as error:
+        raise RobustSNNError(f"model {name}: {error}") from None
+
+
+def _is_quantised(ann: nn.Module) -> bool:
+    return any(isinstance(module, QCFS) for module in ann.modules())
+
+
+class _CalibrationBeginsError(Exception):
+    """A conversion has passed all checks and asks for its first image."""
+
+
+def _stopping() -> Iterator[torch.Tensor]:
+    raise _CalibrationBeginsError
+    yield
 
 
 def _check_one_pass(name: str, model: nn.Module, dataset: ImageDataset) -> None:
@@ -158,12 +183,20 @@ def prepare(config: ModelConfig, dataset: ImageDataset, folder: Path, device: st
         model, record = train_model(config, dataset, folder / "training" / config.name, device, progress)
         save_checkpoint(file, model, spec_of(config, dataset), record)
     loaded = load_checkpoint(file, device)
+    if config.as_ann:
+        return Prepared(in_one_pass(loaded.model), loaded.spec, loaded.record)
     if config.conversion is None:
         assert isinstance(loaded.model, SpikingClassifier)
         return Prepared(loaded.model.eval(), loaded.spec, loaded.record)
     converted = convert_ann(config, loaded.model, dataset, device)
-    spec = to_spec(loaded.spec, config.time_steps, config.conversion.start)
+    spec = to_spec(loaded.spec, config.time_steps, config.conversion.start, config.conversion.correction)
     return Prepared(converted, spec, loaded.record, loaded.model.eval())
+
+
+def in_one_pass(ann: nn.Module) -> SpikingClassifier:
+    """An ANN as everything that attacks and measures takes it: a network that reads out itself, with its own gradient."""
+    assert isinstance(ann, AnnClassifier)
+    return SpikingClassifier(ann.net, 1, normalize=ann.normalize, layout="image").eval().to(ann.mean.device)
 
 
 def train_model(
@@ -194,10 +227,16 @@ def convert_ann(config: ModelConfig, ann: nn.Module, dataset: ImageDataset, devi
     assert config.conversion is not None
     calibration: torch.Tensor | None = None
     if METHODS[config.conversion.method].calibrated:
-        calibration = dataset.train.batch(slice(_CALIBRATION_IMAGES))[0].to(device)
-    method, v_init = config.conversion.method, config.conversion.start
-    snn = convert(ann.eval(), method, config.time_steps, calibration, v_init=v_init)
-    return snn.to(device).eval()
+        calibration = dataset.train.batch(slice(config.conversion.n_calibration))[0].to(device)
+    return _convert(ann.eval(), config.conversion, config.time_steps, calibration).to(device).eval()
+
+
+def _convert(
+    ann: nn.Module, by: ConversionConfig, time_steps: int, calibration: torch.Tensor | Iterator[torch.Tensor] | None
+) -> SpikingClassifier:
+    return convert(
+        ann, by.method, time_steps, calibration, correction=by.correction, **{"v_init": by.start} | by.options
+    )
 
 
 class _Epochs:

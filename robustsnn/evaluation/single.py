@@ -1,26 +1,22 @@
-"""One model at a time: train it, or convert it, into a file."""
+"""One model at a time: train it into a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from robustsnn.checkpoint import load_checkpoint, save_checkpoint
-from robustsnn.conversion import to_spec
-from robustsnn.datasets import ImageDataset, load
+from robustsnn.checkpoint import save_checkpoint
 from robustsnn.defenses.processes import is_main_process
 from robustsnn.defenses.training_log import LOG
 from robustsnn.defenses.training_state import STATE
 from robustsnn.errors import RobustSNNError
 from robustsnn.evaluation.benchmark import check_device
-from robustsnn.evaluation.config import ConversionConfig, parse_config
-from robustsnn.evaluation.conversion_curve import accuracy, conversion_curve
+from robustsnn.evaluation.conversion_curve import accuracy
 from robustsnn.evaluation.data import load_data
-from robustsnn.evaluation.preparation import check_model, convert_ann, spec_of, train_model
+from robustsnn.evaluation.preparation import check_model, spec_of, train_model
 from robustsnn.evaluation.progress import Progress
 from robustsnn.evaluation.recipes import Recipe
 from robustsnn.files import writable_folder
-from robustsnn.models import ActivationSpec
 
 _BATCH = 256
 
@@ -56,73 +52,22 @@ def train_one(
     return record
 
 
-def convert_one(
-    checkpoint: Path,
-    out: Path,
-    method: str | None,
-    time_steps: int,
-    v_init: float | None,
-    dataset: str | None,
-    root: str | None,
-    n_test: int | None,
-    device: str,
-) -> dict[str, Any]:
-    """Convert the ANN of a checkpoint into the file ``out`` and return its accuracy over T (an entry of ``conversions``).
+def check_file(out: Path) -> None:
+    """Find out whether a model's file can have this name.
 
     Raises:
-        RobustSNNError: the file is not an ANN, or as the parts that are called.
+        RobustSNNError: it is a folder.
     """
-    check_device(device)
-    _check_file(out)
-    if time_steps < 1:
-        raise RobustSNNError(f"time_steps must be at least 1, got {time_steps}")
-    if out.resolve() == checkpoint.resolve():
-        raise RobustSNNError(f"{out} is the ANN itself, which would be lost; give another --out")
-    found = load_checkpoint(checkpoint, device)
-    if not isinstance(found.spec.neuron, ActivationSpec):
-        raise RobustSNNError(f"{checkpoint} is an SNN already; convert takes an ANN (robustsnn train --neuron qcfs)")
-    writable_folder(out.parent)
-    data = _data_of(found.record, dataset, root)
-    steps = sorted({*ConversionConfig().time_steps, time_steps})
-    chosen = method or ("qcfs" if found.spec.neuron.kind == "qcfs" else "opi")
-    entry = parse_config(
-        {
-            "models": [
-                {
-                    "name": "converted",
-                    "checkpoint": str(checkpoint),
-                    "time_steps": time_steps,
-                    "conversion": {"method": chosen, "v_init": v_init, "time_steps": steps},
-                }
-            ]
-        },
-        "convert",
-    ).models[0]
-    check_model(entry, data)
-    snn = convert_ann(entry, found.model, data, device)
-    assert entry.conversion is not None
-    save_checkpoint(out, snn, to_spec(found.spec, time_steps, entry.conversion.start), found.record)
-    test = data.test.take(min(n_test or len(data.test), len(data.test)))
-    images, labels = (tensor.to(device) for tensor in test.batch(slice(None)))
-    return conversion_curve(entry, snn, found.model, images, labels, _BATCH)
-
-
-def _check_file(out: Path) -> None:
     if out.is_dir():
         raise RobustSNNError(f"{out} is a folder; --out takes the name of a file, such as {out / 'model.safetensors'}")
 
 
 def _training_folder(out: Path) -> Path:
     """Where the epochs of a training are kept, beside the model's file."""
-    _check_file(out)
+    check_file(out)
     folder = out.with_suffix(".training")
     if folder == out:
         raise RobustSNNError(
             f"{out} is where the epochs would be kept; --out takes another name, such as *.safetensors"
         )
     return folder
-
-
-def _data_of(record: dict[str, Any], dataset: str | None, root: str | None) -> ImageDataset:
-    name = dataset or str(record.get("dataset", "digits"))
-    return load("npz" if name.endswith(".npz") else name, root)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from robustsnn.conversion import METHODS
 from robustsnn.errors import RobustSNNError, UnknownNameError
+from robustsnn.evaluation.conversion_suite_config import ConversionSuite, conversion_suite_of
 from robustsnn.evaluation.parsing import parse
 from robustsnn.evaluation.presets import main_job
-from robustsnn.evaluation.suite import SuiteConfig
+from robustsnn.evaluation.suite import Suite, SuiteConfig
 
-SUITES = {"defenses": "every defense under the same model, data, T and budget, each with several seeds"}
+SUITES = {
+    "defenses": "every defense under the same model, data, T and budget, each with several seeds",
+    "conversions": "ANNs, their conversions and an SNN trained directly: accuracy, robustness, latency, energy",
+}
 
 _LAMBDAS = (0.0005, 0.001, 0.002, 0.004, 0.01)
 _SETTINGS: dict[str, dict[str, Any]] = {
@@ -22,6 +27,16 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 }
 _SETTINGS["cifar100"] = _SETTINGS["cifar10"]
 _SETTINGS["npz"] = _SETTINGS["digits"]
+_TITLES = {
+    "max": "maximum",
+    "percentile": "percentile",
+    "opi": "OPI",
+    "ltb": "LTB",
+    "clip-floor": "clip-floor",
+    "calibrated": "calibrated",
+}
+"""The methods of ReLU networks in the order of the table."""
+_N_TEST = 100
 _AT_RADII = ("2/255", "8/255")
 _STEPS = 5
 
@@ -62,17 +77,78 @@ def defense_suite(dataset: str = "digits", seeds: Sequence[int] = (0, 1, 2), lam
     return parse(SuiteConfig, content, "suite")
 
 
+def conversion_suite(dataset: str = "digits", seeds: Sequence[int] = (0, 1, 2)) -> ConversionSuite:
+    """The suite that ``robustsnn benchmark --suite conversions`` runs without a file.
+
+    A ReLU network with every method that is calibrated, a QCFS network with its conversion and both corrections, and the
+    spiking network of the data set's main job, all of one architecture and training budget.
+
+    Args:
+        dataset: name of a data set.
+        seeds: of training.
+
+    Raises:
+        RobustSNNError: no seed, or one twice.
+    """
+    job, setting = main_job(dataset), _SETTINGS.get(dataset, _SETTINGS["npz"])
+    common = job.models[0].model_dump(mode="json", exclude={"name", "title", "neuron"}, exclude_unset=True)
+    direct = job.models[0].neuron.model_dump(mode="json")
+    relu, qcfs = {"kind": "relu"}, {"kind": "qcfs", "levels": 4, "bound": 4.0}
+
+    def converted(name: str, title: str, source: str, method: str, correction: str | None = None) -> dict[str, Any]:
+        conversion = {"method": method} | ({} if correction is None else {"correction": {"kind": correction}})
+        neuron = relu if source == "ann" else qcfs
+        return {"name": name, "title": title, "source": source, "model": {"neuron": neuron, "conversion": conversion}}
+
+    content = {
+        "seeds": list(seeds),
+        "reference": "ann",
+        "model": common,
+        "conversions": [
+            {"name": "ann", "title": "ANN, ReLU", "model": {"neuron": relu, "as_ann": True}},
+            {"name": "qat", "title": "ANN, QCFS", "model": {"neuron": qcfs, "as_ann": True}},
+            *(
+                converted(name, _TITLES.get(name, name), "ann", name)
+                for name in sorted(METHODS, key=lambda name: [*_TITLES, name].index(name))
+                if METHODS[name].calibrated
+            ),
+            converted("qcfs", "QCFS", "qat", "qcfs"),
+            converted("qcfs+srp", "QCFS + SRP", "qat", "qcfs", "srp"),
+            converted("qcfs+cos", "QCFS + COS", "qat", "qcfs", "cos"),
+            {"name": "direct", "title": "SNN, trained directly", "model": {"neuron": direct}},
+        ],
+        "benchmark": {
+            "data": job.data.model_dump(mode="json") | {"n_test": min(job.data.n_test or _N_TEST, _N_TEST)},
+            "noises": [{"name": "uniform"}, {"name": "sign"}],
+            "attacks": [
+                {"name": "pgd", "title": "PGD-20", "params": {"steps": 20}},
+                {"name": "ensemble-standard", "title": "ensemble"},
+            ],
+            "rules": [{"name": "bptt", "title": "BPTT"}, {"name": "bptr", "title": "BPTR"}],
+            "eps": setting["eps"][:1],
+            "gradients": {"n_images": 0},
+            "checks": {"n_images": 16},
+        },
+    }
+    return conversion_suite_of(content)
+
+
 def build_suite(
     name: str, dataset: str = "digits", seeds: Sequence[int] = (0, 1, 2), lams: Sequence[float] = ()
-) -> Any:
-    """A suite by name; see `defense_suite`.
+) -> Suite:
+    """A suite by name; see `defense_suite` and `conversion_suite`.
 
     Raises:
         UnknownNameError: no such suite.
+        RobustSNNError: weights for a sweep that the suite does not have.
     """
     if name not in SUITES:
         raise UnknownNameError("suite", name, SUITES)
-    return defense_suite(dataset, seeds, lams)
+    if name == "defenses":
+        return defense_suite(dataset, seeds, lams)
+    if lams:
+        raise RobustSNNError("--lam is of SR's sweep in the suite of defenses; leave it out")
+    return conversion_suite(dataset, seeds)
 
 
 def _defenses(radius: str, lam: float, lams: Sequence[float]) -> list[dict[str, Any]]:

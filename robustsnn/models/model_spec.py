@@ -10,6 +10,8 @@ from torch import nn
 from robustsnn.classifier import SpikingClassifier
 from robustsnn.errors import RobustSNNError
 from robustsnn.models.ann import AnnClassifier
+from robustsnn.models.correction_spec import CorrectionSpec
+from robustsnn.models.corrections import corrected
 from robustsnn.models.neuron_spec import ActivationSpec, NeuronSpec, ScaledIFSpec
 from robustsnn.models.registry import build_network
 from robustsnn.neurons import fix_shapes
@@ -27,11 +29,12 @@ class ModelSpec(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict, description="of the architecture, e.g. width")
     neuron: NeuronSpec | ScaledIFSpec | ActivationSpec = Field(NeuronSpec(), discriminator=None)
     time_steps: Annotated[int, Field(ge=1)] = 8
-    encoder: Literal["direct", "poisson", "frequency"] = "direct"
+    encoder: Literal["direct", "poisson", "frequency", "frames"] = "direct"
     readout: Literal["mean", "sum", "max", "last"] = "mean"
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     image_shape: tuple[int, int, int]
     num_classes: Annotated[int, Field(ge=2)]
+    correction: CorrectionSpec | None = Field(None, description="of a converted network")
 
     @property
     def spiking(self) -> bool:
@@ -52,9 +55,14 @@ class ModelSpec(BaseModel):
         )
 
     def build(self) -> nn.Module:
-        """A `SpikingClassifier` (or an `AnnClassifier`) with fresh weights, drawn from torch's global generator."""
+        """A `SpikingClassifier` (or an `AnnClassifier`) with fresh weights, drawn from torch's global generator.
+
+        Raises:
+            RobustSNNError: as `network`, or a correction of what is no converted network.
+        """
         if not self.spiking:
             return AnnClassifier(self.network(), self.normalize)
         net = self.network()
         fix_shapes(net, self.image_shape, self.time_steps)
-        return SpikingClassifier(net, self.time_steps, self.encoder, self.readout, self.normalize)
+        model = SpikingClassifier(net, self.time_steps, self.encoder, self.readout, self.normalize)
+        return model if self.correction is None else corrected(model, self.correction)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
 from robustsnn.checkpoint import Checkpoint, load_checkpoint
 from robustsnn.errors import RobustSNNError
-from robustsnn.models import ModelSpec
+from robustsnn.models import CorrectedClassifier, ModelSpec
 from robustsnn.report.formatting import (
     MISSING,
     format_count,
     format_eps,
     format_interval,
+    format_latency,
     format_norm,
     format_percent,
     format_seconds,
@@ -49,9 +52,8 @@ def print_card(path: str | Path, console: Console) -> None:
 
 def _print(path: str | Path, found: Checkpoint, console: Console) -> None:
     record = found.record
-    parameters = sum(p.numel() for p in found.model.parameters())
     console.print(Text(str(path), style="bold"))
-    console.print(_facts([*_network(found.spec, parameters), *_training(record)]))
+    console.print(_facts([*_network(found.spec, found.model), *_training(record)]))
     evaluations = [entry for entry in record.get("evaluations", []) if isinstance(entry, Mapping)]
     for evaluation in evaluations:
         console.print()
@@ -73,13 +75,17 @@ def _facts(rows: list[tuple[str, str]]) -> Table:
     return table
 
 
-def _network(spec: ModelSpec, parameters: int) -> Iterator[tuple[str, str]]:
+def _network(spec: ModelSpec, model: nn.Module) -> Iterator[tuple[str, str]]:
+    parameters = sum(p.numel() for p in model.parameters())
     shape, options = "x".join(map(str, spec.image_shape)), _options(spec.options)
     yield "network", f"{spec.architecture}{options}, {format_count(parameters)} parameters"
     neuron = spec.neuron.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
     yield "neuron", f"{spec.neuron.kind}{_options(neuron)}"
     if spec.spiking:
         yield "time", f"T = {spec.time_steps}, {spec.encoder} coding, {spec.readout} over time"
+    if isinstance(model, CorrectedClassifier):
+        yield "correction", str(model.correction)
+        yield "latency", format_latency(asdict(model.step_count))
     yield (
         "images",
         f"{shape} in [0, 1], {spec.num_classes} classes"

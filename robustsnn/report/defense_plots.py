@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from robustsnn.report.defenses import Entry, Suite, at, l1_of, measured
+from robustsnn.report.dots import dot, errors_of, handle, label_rows
 from robustsnn.report.formatting import format_eps, format_norm, shorten
-from robustsnn.report.style import GRID, INK, MUTED, PAPER, SERIES, new_figure, percent_axis, styled
+from robustsnn.report.style import GRID, INK, MUTED, SERIES, new_figure, percent_axis, styled
 
 _FAMILIES = (
     ("SR", SERIES[0], "o"),
@@ -60,14 +61,14 @@ def accuracies(suite: Suite, eps: float, narrow: bool = False) -> Figure:
                 (0.24, here["worst"], SERIES[1], "o", False),
             ):
                 if rate:
-                    _dot(ax, rate, y + offset, colour, marker, hollow)
-        _rows(ax, [shorten(defense["title"], 22 if narrow else 34) for defense in defenses])
+                    dot(ax, rate, y + offset, colour, marker, hollow)
+        label_rows(ax, [shorten(defense["title"], 22 if narrow else 34) for defense in defenses])
         ax.set_xlim(-2, 102)
         ax.set_xlabel(f"accuracy (%), ε = {format_eps(eps)}, {format_norm(suite['norm'])}")
         handles = [
-            _handle("worst case over all attacks", SERIES[1], "o"),
-            _handle("noise", SERIES[0], "s", hollow=True),
-            _handle("clean", INK, "|"),
+            handle("worst case over all attacks", SERIES[1], "o"),
+            handle("noise", SERIES[0], "s", hollow=True),
+            handle("clean", INK, "|"),
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=1 if narrow else 3, columnspacing=1.4)
     return figure
@@ -88,7 +89,7 @@ def tradeoff(suite: Suite, eps: float, narrow: bool = False) -> Figure:
             _, colour, marker = family(defense)
             x, y = 100 * clean["value"], 100 * worst["value"]
             ax.errorbar(
-                x, y, xerr=_errors(clean), yerr=_errors(worst), color=colour, elinewidth=0.7, alpha=0.4, zorder=2
+                x, y, xerr=errors_of(clean), yerr=errors_of(worst), color=colour, elinewidth=0.7, alpha=0.4, zorder=2
             )
             ax.plot(x, y, color=colour, marker=marker, markersize=5, zorder=3)
             ax.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=INK, zorder=4)
@@ -97,7 +98,7 @@ def tradeoff(suite: Suite, eps: float, narrow: bool = False) -> Figure:
         ax.set_title(f"ε = {format_eps(eps)}, {format_norm(suite['norm'])}")
         _numbers(legend, defenses)
         shown = [entry for entry in _FAMILIES if any(family(d) == entry for d in defenses)]
-        handles = [_handle(name, colour, marker) for name, colour, marker in shown]
+        handles = [handle(name, colour, marker) for name, colour, marker in shown]
         figure.legend(handles=handles, loc="outside upper left", ncols=1 if narrow else 4, columnspacing=1.4)
     return figure
 
@@ -133,7 +134,7 @@ def sweep(suite: Suite, narrow: bool = False) -> Figure:
             ax.xaxis.set_minor_locator(NullLocator())
             ax.set_xticklabels([f"{weight:g}" for weight in weights], rotation=35, ha="right")
             ax.set_xlabel("λ of SR, log scale")
-        handles = [_handle(label, colour, "o") for label, _, colour in curves]
+        handles = [handle(label, colour, "o") for label, _, colour in curves]
         handles.append(Line2D([], [], color=MUTED, linestyle=(0, (1, 2)), linewidth=0.9, label=suite["reference"]))
         figure.legend(handles=handles, loc="outside upper left", ncols=1 if narrow else 4, columnspacing=1.4)
     return figure
@@ -152,46 +153,6 @@ def _curve(ax: Axes, x: Sequence[float], figures: Sequence[Entry], colour: str, 
     value, low, high = ([scale * figure[key] for figure in figures] for key in ("value", "low", "high"))
     ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     ax.plot(x, value, color=colour, marker="o", label=label)
-
-
-def _dot(ax: Axes, rate: Entry, y: float, colour: str, marker: str, hollow: bool) -> None:
-    ax.errorbar(
-        100 * rate["value"],
-        y,
-        xerr=_errors(rate),
-        color=colour,
-        marker=marker,
-        markersize=6 if marker == "|" else 4.0,
-        markeredgewidth=1.6 if marker == "|" else 1.0,
-        markerfacecolor=PAPER if hollow else colour,
-        elinewidth=0.9,
-        linestyle="none",
-        zorder=3,
-    )
-
-
-def _errors(rate: Entry) -> list[list[float]]:
-    return [[max(0.0, 100 * (rate["value"] - rate["low"]))], [max(0.0, 100 * (rate["high"] - rate["value"]))]]
-
-
-def _rows(ax: Axes, labels: list[str]) -> None:
-    ax.set_yticks(range(len(labels)), labels)
-    ax.set_ylim(len(labels) - 0.4, -0.6)
-    ax.grid(axis="y", visible=False)
-
-
-def _handle(label: str, colour: str, marker: str, hollow: bool = False) -> Line2D:
-    return Line2D(
-        [],
-        [],
-        linestyle="none",
-        color=colour,
-        marker=marker,
-        markersize=8 if marker == "|" else 4.5,
-        markeredgewidth=1.6 if marker == "|" else 1.0,
-        markerfacecolor=PAPER if hollow else colour,
-        label=label,
-    )
 
 
 def _numbers(ax: Axes, defenses: list[Entry]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from robustsnn.errors import RobustSNNError
 from robustsnn.files import write_atomic
 from robustsnn.report.formatting import (
     MISSING,
@@ -24,6 +22,7 @@ from robustsnn.report.formatting import (
     plain,
     shorten,
 )
+from robustsnn.report.grids import load_document, markdown_row
 
 Suite = dict[str, Any]
 Entry = dict[str, Any]
@@ -43,18 +42,7 @@ def load_suite(folder: str | os.PathLike[str]) -> Suite:
     Raises:
         RobustSNNError: it cannot be read, is of a newer version, or lacks what a report needs.
     """
-    path = Path(folder) / FILE
-    try:
-        suite = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RobustSNNError(f"{path} cannot be read ({error}); run the suite into this folder again") from None
-    if not isinstance(suite, dict) or suite.get("suite") != "defenses":
-        raise RobustSNNError(f"{path} was not written by a suite of robustsnn")
-    if suite["schema_version"] > SCHEMA_VERSION:
-        raise RobustSNNError(
-            f"{path} has schema version {suite['schema_version']}; this robustsnn reads up to {SCHEMA_VERSION}: upgrade it"
-        )
-    return suite
+    return load_document(Path(folder) / FILE, SCHEMA_VERSION, lambda found: found.get("suite") == "defenses")
 
 
 def measured(suite: Suite) -> list[Entry]:
@@ -101,15 +89,15 @@ def markdown(suite: Suite) -> str:
     lines = [f"# {lines[0]}", "", explanation(suite)]
     for eps in suite["eps"]:
         headers = ["defense", *columns(suite), "gap", "‖g‖₁", "time", "seeds"]
-        lines += ["", f"## ε = {format_eps(eps)} ({format_norm(suite['norm'])})", "", _row(headers)]
-        lines.append(_row(["---"] * len(headers)))
+        lines += ["", f"## ε = {format_eps(eps)} ({format_norm(suite['norm'])})", "", markdown_row(headers)]
+        lines.append(markdown_row(["---"] * len(headers)))
         for defense in measured(suite):
             cells = [plain(defense["title"]), *(_with_interval(rate) for rate in rates(suite, defense, eps))]
             here, l1 = at(defense, eps), l1_of(defense)
             cells.append(_with_interval(here["gap"]))
             cells.append(f"{format_significant(l1['value'])} {_plain_interval(l1)}" if l1 else MISSING)
             cells += [_times(defense), str(len(defense["seeds"]))]
-            lines.append(_row(cells))
+            lines.append(markdown_row(cells))
     lines += ["", *(f"* {line}" for line in problems(suite))]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -213,7 +201,3 @@ def _with_interval(rate: Entry | None) -> str:
 
 def _plain_interval(figure: Entry) -> str:
     return f"[{format_significant(figure['low'])}, {format_significant(figure['high'])}]"
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

@@ -103,6 +103,14 @@ def format_seconds(seconds: object) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def format_latency(steps: Mapping[str, int]) -> str:
+    """Return what a corrected network takes beside its counted steps, e.g. ``T = 8: 12 steps as published, ...``."""
+    return (
+        f"T = {steps['counted']}: {steps['published']} steps as published, {steps['pipelined']} on a device that runs all "
+        f"layers in step, {steps['computed']} computed"
+    )
+
+
 def format_time(iso: object) -> str:
     """Return an ISO time as ``2025-11-21 08:00 UTC``; what cannot be read stays as it is."""
     try:

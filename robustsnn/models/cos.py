@@ -7,7 +7,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
 from robustsnn.classifier import SpikingClassifier
-from robustsnn.conversion.corrected import (
+from robustsnn.models.corrected_classifier import (
     CorrectedClassifier,
     Findings,
     StepCount,
@@ -15,51 +15,12 @@ from robustsnn.conversion.corrected import (
     check_whole,
     neurons_of,
 )
+from robustsnn.models.correction_spec import COSSpec
 from robustsnn.neurons.dynamics import dynamics_of
 from robustsnn.neurons.execution import NeuronStep, own_step
 
 MARGIN = 1e-3
 """How far beyond the threshold a shift takes the potential whose spike it makes or takes away, in thresholds."""
-
-
-def with_cos(
-    model: SpikingClassifier, probe_steps: int = 4, iterations: int = 1, layerwise: bool = True
-) -> COSClassifier:
-    """A converted network with COS, calibration by offset spikes.
-
-    Hao et al., "Bridging the gap between ANNs and SNNs by calibrating offset spikes", ICLR 2023. Layer by layer, per
-    neuron and sample: the neuron runs ``probe_steps`` steps on its calibrated input, `offset_shift` finds by how much its
-    initial potential must move for one spike more or less, and it runs again from there. That output is the input of the
-    next layer.
-
-    A shift of the initial potential is computed as an extra current in the first counted step, which is the same, so that
-    gradient rules see standard neurons; the shift is constant to them.
-
-    It corrects any converted network, so it takes one and not an ANN: ``with_cos(convert(ann, "qcfs", 4))``. Its
-    `reference` finds the shifts of each layer by plain runs of the whole network, so it takes about as many times longer
-    as there are layers.
-
-    Latency (`COSClassifier.step_count`): papers report ``probe_steps + T``. On a device that runs all layers in step, each
-    layer must see its calibrated input (and buffer it) before it sends anything, so the last output comes after
-    ``layers * probe_steps + T`` steps. ``layerwise=False`` is our variant without that delay: all layers probe together on
-    uncalibrated inputs, and every convention gives ``probe_steps + T``; counts are then no longer exact. T may be below
-    ``probe_steps``. ``time_steps`` of the model, `logits_over_time` and `accuracy_over_time` count T only.
-
-    Args:
-        model: from `convert`; copied, not modified.
-        probe_steps: rho >= 0; published are 4 (CIFAR) and 8 (ImageNet), 0 is the plain network.
-        iterations: how often each neuron is probed and shifted, at least 1; published is 1. Each takes ``probe_steps``
-            more. ``probe_steps`` of them make every count the quantised one, ``clip(floor(sum I + v_init), 0, rho)``.
-        layerwise: whether layers are calibrated one after another, as published.
-
-    Returns:
-        images ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]`` by the readout of ``model``, in evaluation mode.
-
-    Raises:
-        RobustSNNError: not a converted network with direct coding, one corrected already, bad probe_steps or iterations;
-            when it runs: in training mode, or one neuron is called twice.
-    """
-    return COSClassifier(model, probe_steps, iterations, layerwise)
 
 
 def offset_shift(currents: Tensor, v_init: float = 0.5, iterations: int = 1) -> Tensor:
@@ -111,38 +72,22 @@ def _change(currents: Tensor, shift: Tensor, v_init: float) -> Tensor:
 
 
 class COSClassifier(CorrectedClassifier):
-    """A converted network with COS; see `with_cos`."""
-
-    cos_probe_steps: Tensor
-    cos_iterations: Tensor
-    cos_layerwise: Tensor
+    """A converted network with COS; see `robustsnn.conversion.with_cos`."""
 
     def __init__(
         self, model: SpikingClassifier, probe_steps: int = 4, iterations: int = 1, layerwise: bool = True
     ) -> None:
         super().__init__(model)
-        values = {
-            "cos_probe_steps": check_whole("probe_steps", probe_steps, 0),
-            "cos_iterations": check_whole("iterations", iterations, 1),
-            "cos_layerwise": bool(layerwise),
-        }
-        for name, value in values.items():
-            self.register_buffer(name, torch.tensor(value, device=self.mean.device))
+        self._correction = COSSpec(
+            probe_steps=check_whole("probe_steps", probe_steps, 0),
+            iterations=check_whole("iterations", iterations, 1),
+            layerwise=bool(layerwise),
+        )
 
     @property
-    def probe_steps(self) -> int:
-        """Steps rho of one probing."""
-        return int(self.cos_probe_steps)
-
-    @property
-    def iterations(self) -> int:
-        """How often each neuron is probed and shifted."""
-        return int(self.cos_iterations)
-
-    @property
-    def layerwise(self) -> bool:
-        """Whether layers are calibrated one after another."""
-        return bool(self.cos_layerwise)
+    def correction(self) -> COSSpec:
+        """Steps rho of one probing, how often each neuron is probed and shifted, and whether layer after layer."""
+        return self._correction
 
     @property
     def step_count(self) -> StepCount:
@@ -151,16 +96,16 @@ class COSClassifier(CorrectedClassifier):
         Then T below rho is ``computed`` as rho, since later layers probe on all rho calibrated steps. The code here runs
         these rho steps once more than it must.
         """
-        probing, steps = self.probe_steps * self.iterations, self.time_steps
+        probing, steps = self.probe_steps * self.correction.iterations, self.time_steps
         published = probing + steps
-        if not self.layerwise:
+        if not self.correction.layerwise:
             return StepCount(steps, published, published, published)
         layers = len(neurons_of(self.net))
         return StepCount(steps, published, layers * probing + steps, probing + max(steps, self.probe_steps))
 
     def _probe(self, frames: Tensor) -> Findings:
         shifts: Findings = {}
-        iterations, layerwise = self.iterations, self.layerwise
+        iterations, layerwise = self.correction.iterations, self.correction.layerwise
 
         def calibrate(node: neuron.BaseNode, x_seq: Tensor, time_steps: int) -> Tensor:
             check_first_call(node, shifts)
@@ -180,12 +125,13 @@ class COSClassifier(CorrectedClassifier):
 
     def _step_by_step(self, net: nn.Module, frame: Tensor) -> Tensor:
         shifts: Findings = {}
+        iterations, layerwise = self.correction.iterations, self.correction.layerwise
         waiting = len(neurons_of(net))
         while len(shifts) < waiting:
             currents = self._currents(net, frame, shifts)
             unknown = [node for node in currents if node not in shifts]
-            for node in unknown[:1] if self.layerwise else unknown:
-                shifts[node] = offset_shift(torch.stack(currents[node]), dynamics_of(node).v_init, self.iterations)
+            for node in unknown[:1] if layerwise else unknown:
+                shifts[node] = offset_shift(torch.stack(currents[node]), dynamics_of(node).v_init, iterations)
             waiting = len(currents)
         _start(net, shifts)
         return torch.stack([net(frame) for _ in range(self.time_steps)])
@@ -208,7 +154,7 @@ class COSClassifier(CorrectedClassifier):
 
     def extra_repr(self) -> str:
         """As of every corrected network, and how it is calibrated."""
-        return f"{super().extra_repr()}, iterations={self.iterations}, layerwise={self.layerwise}"
+        return f"{super().extra_repr()}, iterations={self.correction.iterations}, layerwise={self.correction.layerwise}"
 
 
 def _from(shift: Tensor, x_seq: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustsnn.classifier import GradientView, SpikingClassifier
 from robustsnn.errors import RobustSNNError
+from robustsnn.models.correction_spec import COSSpec, SRPSpec
 from robustsnn.neurons.execution import NeuronStep
 from robustsnn.neurons.scaled import ScaledIF
 
@@ -45,14 +46,14 @@ class CorrectedClassifier(SpikingClassifier):
     everywhere; so is that of a shift by one threshold, and the rare larger shifts are held constant too. Runs on the mean
     frame (rule CBA) stand for the artificial network and are not corrected.
 
-    The probing steps are a buffer, so `save_checkpoint` refuses a corrected network, whose spec would build it without the
-    correction: save the plain one and correct it again after loading.
+    Its weights are those of the plain network; the correction is plain data (`correction`), which a `ModelSpec` holds, so
+    that a checkpoint keeps both.
 
     Args:
         model: a converted network; its layers are copied.
 
     Raises:
-        RobustSNNError: see `with_srp` and `with_cos`.
+        RobustSNNError: see `robustsnn.conversion.with_srp` and `robustsnn.conversion.with_cos`.
     """
 
     def __init__(self, model: SpikingClassifier) -> None:
@@ -67,8 +68,13 @@ class CorrectedClassifier(SpikingClassifier):
 
     @property
     @abstractmethod
+    def correction(self) -> SRPSpec | COSSpec:
+        """Which correction it is, as plain data."""
+
+    @property
     def probe_steps(self) -> int:
         """Probing steps of one neuron, at least 0; with 0 the network is the plain one."""
+        return self.correction.probe_steps
 
     @property
     @abstractmethod

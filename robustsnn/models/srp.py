@@ -7,7 +7,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
 from robustsnn.classifier import SpikingClassifier
-from robustsnn.conversion.corrected import (
+from robustsnn.models.corrected_classifier import (
     CorrectedClassifier,
     Findings,
     StepCount,
@@ -15,6 +15,7 @@ from robustsnn.conversion.corrected import (
     check_whole,
     neurons_of,
 )
+from robustsnn.models.correction_spec import SRPSpec
 from robustsnn.neurons.dynamics import dynamics_of
 from robustsnn.neurons.execution import NeuronStep
 from robustsnn.neurons.multistep import multistep
@@ -24,54 +25,17 @@ RESIDUAL = 1e-3
 """A neuron may fire if its residual potential is above this many thresholds."""
 
 
-def with_srp(model: SpikingClassifier, probe_steps: int = 4) -> SRPClassifier:
-    """A converted network with SRP, the optimisation strategy based on residual membrane potential.
-
-    Hao et al., "Reducing ANN-SNN conversion error through residual membrane potential", AAAI 2023:
-
-    1. the whole network runs ``probe_steps`` ordinary steps, whose logits are discarded;
-    2. per neuron and sample ``mask = 1[v > 1e-3 theta]``, and ``v`` returns to the initial potential;
-    3. T steps run in which neurons integrate as ever and their spikes are multiplied by the mask.
-
-    A neuron that fired although its activation is 0 ends with v < 0 (``n > q`` exactly where ``v < 0`` and ``n > 0``, for
-    the desired count q). Neurons with q > 0 that fired once too often are silenced as well, which costs accuracy at large
-    T. The paper silences v < 0; as in the published code neurons at 0 are silenced too.
-
-    It corrects any converted network, so it takes one and not an ANN: ``with_srp(convert(ann, "qcfs", 4))``. The published
-    source is a QCFS ANN with 4 levels.
-
-    Latency is ``probe_steps + T`` (`StepCount.published`); ``time_steps`` of the model, `logits_over_time` and
-    `accuracy_over_time` count T only.
-
-    Args:
-        model: from `convert`; copied, not modified.
-        probe_steps: tau >= 0; published are 4 (CIFAR) and 8 or 14 (ImageNet), 0 is the plain network.
-
-    Returns:
-        images ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]`` by the readout of ``model``, in evaluation mode.
-
-    Raises:
-        RobustSNNError: not a converted network with direct coding, one corrected already, bad probe_steps; when it runs:
-            in training mode, or one neuron is called twice.
-    """
-    return SRPClassifier(model, probe_steps)
-
-
 class SRPClassifier(CorrectedClassifier):
-    """A converted network with SRP; see `with_srp`."""
-
-    srp_probe_steps: Tensor
+    """A converted network with SRP; see `robustsnn.conversion.with_srp`."""
 
     def __init__(self, model: SpikingClassifier, probe_steps: int = 4) -> None:
         super().__init__(model)
-        self.register_buffer(
-            "srp_probe_steps", torch.tensor(check_whole("probe_steps", probe_steps, 0)).to(self.mean.device)
-        )
+        self._correction = SRPSpec(probe_steps=check_whole("probe_steps", probe_steps, 0))
 
     @property
-    def probe_steps(self) -> int:
+    def correction(self) -> SRPSpec:
         """Steps tau before those that count."""
-        return int(self.srp_probe_steps)
+        return self._correction
 
     @property
     def step_count(self) -> StepCount:
