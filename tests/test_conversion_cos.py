@@ -149,9 +149,12 @@ class Quantised(nn.Module):
     def __init__(self, layer: ScaledIF, levels: int) -> None:
         super().__init__()
         self.threshold, self.v_init, self.levels = layer.threshold, layer.neuron.v_init, levels
+        self.bias = 0.0 if layer.bias is None else layer.bias
+        self.charge = 0.0 if layer.charge is None else layer.charge
 
     def forward(self, x):
-        counts = (x * self.levels / self.threshold + self.v_init).floor().clamp(0, self.levels)
+        total = (x + self.bias) * self.levels + self.charge
+        counts = (total / self.threshold + self.v_init).floor().clamp(0, self.levels)
         return self.threshold * counts / self.levels
 
 
