@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,17 @@ def build() -> AnnClassifier:
     return resnet(Path(os.environ["RESNET_WEIGHTS"]))
 
 
-def spikingjelly(ann: AnnClassifier, images: Tensor, batch: int, time_steps: int, recipe: str) -> SpikingClassifier:
-    """The network that SpikingJelly's converter makes, as a classifier like ours."""
+def spikingjelly(
+    ann: AnnClassifier, images: Tensor, batch: int, time_steps: int, recipe: str, iterations: int
+) -> SpikingClassifier:
+    """The network that SpikingJelly's converter makes, as a classifier like ours; LTB sees as many batches as ours."""
     from spikingjelly.activation_based import ann2snn
 
     batches = [(ann.normalized(part, part), 0) for part in images.split(batch)]
     made = {
         "max": lambda: ann2snn.RateCodingRecipe(batches, mode="Max"),
         "99.9%": lambda: ann2snn.RateCodingRecipe(batches, mode="99.9%"),
-        "LTB": lambda: ann2snn.LocalThresholdBalancingRecipe(batches),
+        "LTB": lambda: ann2snn.LocalThresholdBalancingRecipe(list(islice(cycle(batches), iterations))),
     }[recipe]()
     with contextlib.redirect_stderr(io.StringIO()):
         net = ann2snn.Converter(made).convert(copy.deepcopy(ann.net))
@@ -145,7 +148,7 @@ def conversions(ann: AnnClassifier, images: Tensor, batch: int, iterations: int)
         return convert(ann, method, steps, images, batch_size=batch, **options)
 
     def theirs(recipe: str, steps: int) -> SpikingClassifier:
-        return spikingjelly(ann, images, batch, steps, recipe)
+        return spikingjelly(ann, images, batch, steps, recipe, iterations)
 
     assert set(FOR_ONE_T) <= set(METHODS)
     rows = [Row(title, partial(ours, method, given), method in FOR_ONE_T) for title, (method, given) in OURS.items()]

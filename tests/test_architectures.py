@@ -31,6 +31,10 @@ NARROW: dict[str, dict] = {
     "resnet20": {"width": 0.25},
     "sew-resnet18": {"width": 0.05},
     "wrn16-4": {"width": 0.25},
+    "nmnist-net": {"width": 0.05, "hidden": 200},
+    "gesture-net": {"width": 0.05, "hidden": 200},
+    "cifar10-dvs-net": {"width": 0.05, "hidden": 200},
+    "vgg-snn": {"width": 0.05},
 }
 every = pytest.mark.parametrize("name", ARCHITECTURES)
 everywhere = pytest.mark.parametrize("image", [(3, 32, 32), (1, 28, 28), (1, 8, 8), (2, 9, 20)], ids=str)

@@ -135,7 +135,7 @@ def test_a_sub_policy_does_its_operations_in_turn(channels):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    names=st.lists(st.sampled_from(sorted(AUGMENTATIONS)), unique=True, max_size=4),
+    names=st.lists(st.sampled_from(sorted(set(AUGMENTATIONS) - {"event-drop"})), unique=True, max_size=4),
     seed=st.integers(0, 999),
     channels=st.sampled_from([1, 3]),
     cut=st.integers(0, 7),

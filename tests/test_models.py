@@ -191,6 +191,10 @@ NEURON_LAYERS = {
     "resnet20": 1 + 9 * 2,
     "sew-resnet18": 1 + 8 * 2 + 3,
     "wrn16-4": 6 * 2 + 1,
+    "nmnist-net": 3,
+    "gesture-net": 6,
+    "cifar10-dvs-net": 5,
+    "vgg-snn": 8,
 }
 
 

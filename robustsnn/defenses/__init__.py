@@ -3,6 +3,7 @@
 from robustsnn.defenses.adversarial_training import AT
 from robustsnn.defenses.cross_entropy import CrossEntropy
 from robustsnn.defenses.dlif import DLIF
+from robustsnn.defenses.filtered import BackgroundActivity, FilteredFrames, HotPixels, with_filters, without_filters
 from robustsnn.defenses.fresh import build_model
 from robustsnn.defenses.hire import HIRE
 from robustsnn.defenses.input_gradient import InputGradient
@@ -34,9 +35,12 @@ __all__ = [
     "TET",
     "TGO",
     "TRADES",
+    "BackgroundActivity",
     "Batch",
     "CrossEntropy",
     "EpochRecord",
+    "FilteredFrames",
+    "HotPixels",
     "InputGradient",
     "Loss",
     "NeuronRecord",
@@ -49,4 +53,6 @@ __all__ = [
     "build_objective",
     "parse_objective",
     "train",
+    "with_filters",
+    "without_filters",
 ]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustsnn.defenses.event_augment import NDA, EventDrop
 from robustsnn.errors import RobustSNNError, UnknownNameError
 
 
@@ -21,7 +22,10 @@ class Augmentation(Protocol):
         ...
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """Images ``[N, C, H, W]`` in [0, 1] changed as the rows of ``drawn`` say; the given ones stay as they are."""
+        """Images changed as the rows of ``drawn`` say; the given ones stay as they are.
+
+        Images are ``[N, C, H, W]`` in [0, 1], or frames of events ``[N, T, P, H, W]``, all steps of one changed alike.
+        """
         ...
 
 
@@ -38,12 +42,13 @@ class Crop:
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
         """Each image cut out of its padded self."""
         height, width = images.shape[-2:]
-        padded = F.pad(images, (_reach(height, width),) * 4).permute(0, 2, 3, 1)
+        padded = F.pad(images.flatten(1, -3), (_reach(height, width),) * 4).permute(0, 2, 3, 1)
         top, left = drawn.T.to(images.device)
         rows = top[:, None] + torch.arange(height, device=images.device)
         columns = left[:, None] + torch.arange(width, device=images.device)
         sample = torch.arange(len(images), device=images.device)[:, None, None]
-        return padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        cut = padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return cut.contiguous().view(images.shape)
 
 
 class Flip:
@@ -55,7 +60,8 @@ class Flip:
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
         """The images or their mirror images."""
-        return torch.where(drawn.bool().to(images.device)[:, None, None, None], images.flip(-1), images)
+        mirrored = drawn.bool().to(images.device).view(-1, *[1] * (images.dim() - 1))
+        return torch.where(mirrored, images.flip(-1), images)
 
 
 class Cutout:
@@ -80,7 +86,7 @@ class Cutout:
             return (places >= first[:, axis, None]) & (places < first[:, axis, None] + side)
 
         hole = inside(0, images.shape[-2])[:, :, None] & inside(1, images.shape[-1])[:, None, :]
-        return images.masked_fill(hole[:, None], 0.0)
+        return images.flatten(1, -3).masked_fill(hole[:, None], 0.0).reshape(images.shape)
 
 
 class AutoAugment:
@@ -102,6 +108,8 @@ AUGMENTATIONS: dict[str, type[Augmentation]] = {
     "flip": Flip,
     "cutout": Cutout,
     "autoaugment": AutoAugment,
+    "event-drop": EventDrop,
+    "nda": NDA,
 }
 _SHORT = {"none": (), "shift": ("crop",), "crop-flip": ("crop", "flip")}
 
@@ -146,17 +154,17 @@ class Augmentations:
         return [AUGMENTATIONS[name]().draw(count, self.height, self.width, generator) for name in self.names]
 
     def apply(self, images: Tensor, drawn: list[Tensor], which: Tensor) -> Tensor:
-        """Change images ``[N, C, H, W]``, which are those numbered ``which`` ``[N]`` of the batch drawn for."""
+        """Change images ``[N, C, H, W]`` or frames ``[N, T, P, H, W]``, numbered ``which`` ``[N]`` in the batch drawn for."""
         for name, rows in zip(self.names, drawn):
             images = AUGMENTATIONS[name]().apply(images, rows[which])
         return images
 
 
 def augment(images: Tensor, chosen: str | Iterable[str], generator: torch.Generator) -> Tensor:
-    """Images ``[N, C, H, W]`` changed at random, each in its own way.
+    """Images ``[N, C, H, W]``, or frames of events ``[N, T, P, H, W]``, changed at random, each in its own way.
 
     Args:
-        images: in [0, 1]; not changed.
+        images: in [0, 1], or counts; not changed.
         chosen: as `names_of` takes it.
         generator: on the CPU.
     """

@@ -36,11 +36,7 @@ def check_training(
     objective.check(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RobustSNNError("the model has no parameter that requires its gradient: there is nothing to train")
-    channels = data.images.shape[1]
-    if "autoaugment" in names_of(config.augment) and channels not in (1, 3):
-        raise RobustSNNError(
-            f"autoaugment takes images of 1 or 3 channels, these have {channels}; choose other augmentations"
-        )
+    _check_augmentations(names_of(config.augment), data)
     fitted, _ = stratified_holdout(data.labels, config.validation_fraction, generator(config, Stream.HOLDOUT))
     _check_parts(len(fitted), config, processes)
 
@@ -51,6 +47,15 @@ def _check_data(data: Split) -> None:
             f"training needs at least 2 images with a label each, got {len(data.images)} images and {len(data.labels)} "
             "labels"
         )
+
+
+def _check_augmentations(names: tuple[str, ...], data: Split) -> None:
+    over_time, channels = data.images.dim() == 5, data.images.shape[1]
+    if "autoaugment" in names and (over_time or channels not in (1, 3)):
+        these = "are frames of events" if over_time else f"have {channels}"
+        raise RobustSNNError(f"autoaugment takes images of 1 or 3 channels, these {these}; choose other augmentations")
+    if "event-drop" in names and not over_time:
+        raise RobustSNNError("event-drop takes frames of events, and these are images; choose other augmentations")
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from robustsnn.events.binning import (
     steps_of_events,
     to_frames,
 )
+from robustsnn.events.filters import background_activity_filter, mask_filter, refractory_filter
 from robustsnn.events.published import (
     SpikingJellyFrames,
     TonicEventBins,
@@ -32,10 +33,13 @@ __all__ = [
     "TonicTimeWindow",
     "Windows",
     "at_events",
+    "background_activity_filter",
     "cell_coordinates",
     "cells_of_events",
     "load_npz",
+    "mask_filter",
     "read_bin",
+    "refractory_filter",
     "save_npz",
     "steps_of_events",
     "to_frames",

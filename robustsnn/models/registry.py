@@ -11,11 +11,12 @@ from torch import nn
 
 from robustsnn.errors import RobustSNNError, UnknownNameError
 from robustsnn.models.cnn import cnn
+from robustsnn.models.event_nets import cifar10_dvs_net, gesture_net, nmnist_net
 from robustsnn.models.neuron_spec import NeuronFactory
 from robustsnn.models.norms import build_norms
 from robustsnn.models.resnet import resnet18, resnet19, resnet20
 from robustsnn.models.sew_resnet import sew_resnet18
-from robustsnn.models.vgg import vgg9, vgg11, vgg16
+from robustsnn.models.vgg import vgg9, vgg11, vgg16, vgg_snn
 from robustsnn.models.wide_resnet import wide_resnet
 
 
@@ -52,6 +53,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "wrn16-4": Architecture(
         wide_resnet, "wide residual network (BMVC 2016), pre-activation; width 4 is 64 to 256 channels, depth 16", 4
+    ),
+    "nmnist-net": Architecture(nmnist_net, "for N-MNIST, Fang et al., ICCV 2021; width 1 is 128 channels", 4),
+    "gesture-net": Architecture(gesture_net, "for DVS128 Gesture, Fang et al., ICCV 2021; width 1 is 128 channels", 4),
+    "cifar10-dvs-net": Architecture(
+        cifar10_dvs_net, "for CIFAR10-DVS, Fang et al., ICCV 2021; width 1 is 128 channels", 4
+    ),
+    "vgg-snn": Architecture(
+        vgg_snn, "for CIFAR10-DVS at 48x48, Deng et al., ICLR 2022; width 1 is 64 to 512 channels", 8
     ),
 }
 

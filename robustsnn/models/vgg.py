@@ -1,4 +1,4 @@
-"""VGG-9, VGG-11 and VGG-16 for small images."""
+"""VGG-9, VGG-11 and VGG-16 for small images, and VGG-SNN for frames of events."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _PLANS: dict[str, tuple[int | str, ...]] = {
     "vgg9": (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL),
     "vgg11": (64, _POOL, 128, 256, _POOL, 512, 512, 512, _POOL, 512, 512),
     "vgg16": (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL, 512, 512, 512, _POOL, 512, 512, 512, _POOL),
+    "vgg-snn": (64, 128, _POOL, 256, 256, _POOL, 512, 512, _POOL, 512, 512, _POOL),
 }
 
 
@@ -68,6 +69,22 @@ def vgg16(
     then left out.
     """
     return _vgg("vgg16", image_shape, num_classes, neuron, norms, width, [hidden, hidden], pool)
+
+
+def vgg_snn(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    neuron: NeuronFactory,
+    norms: Norms,
+    width: float = 1.0,
+    pool: str = "avg",
+) -> nn.Sequential:
+    """conv 64, 128, P, 256 x2, P, 512 x2, P, 512 x2, P; FC classes: of frames of events ``[2, 48, 48]``. No dropout.
+
+    The network of Deng et al., "Temporal efficient training of spiking neural network via gradient re-weighting", ICLR
+    2022, for CIFAR10-DVS. Parts and options as in `vgg11`; the flattened size on 48x48 frames is 512 * 9.
+    """
+    return _vgg("vgg-snn", image_shape, num_classes, neuron, norms, width, [], pool)
 
 
 def _vgg(
